@@ -1,1 +1,69 @@
-"""Placeholder."""
+"""What the project remembers: tables, states, repositories, queries, migrations.
+
+What a round computes does not belong here, nor anything that needs torch or Prefect.
+"""
+
+from flowscout.db.database import parse_url, sidecar_folder
+from flowscout.db.history import History
+from flowscout.db.measurements import Told
+from flowscout.db.owners import this_owner
+from flowscout.db.queries import BestRow, RoundRow, StatusRecord
+from flowscout.db.records import (
+    ArtefactRecord,
+    CampaignRecord,
+    Claim,
+    ConfigRecord,
+    FitRecord,
+    Lease,
+    MeasurementRecord,
+    ObjectiveRecord,
+    OracleRecord,
+    Outcome,
+    ProposalRecord,
+    RoundRecord,
+    SamplerRecord,
+    TrainingRow,
+    TrainingSet,
+)
+from flowscout.db.states import (
+    AttemptState,
+    CampaignState,
+    Decision,
+    EvaluationState,
+    FailureClass,
+    Qualifier,
+    RoundState,
+)
+
+__all__ = [
+    "ArtefactRecord",
+    "AttemptState",
+    "BestRow",
+    "CampaignRecord",
+    "CampaignState",
+    "Claim",
+    "ConfigRecord",
+    "Decision",
+    "EvaluationState",
+    "FailureClass",
+    "FitRecord",
+    "History",
+    "Lease",
+    "MeasurementRecord",
+    "ObjectiveRecord",
+    "OracleRecord",
+    "Outcome",
+    "ProposalRecord",
+    "Qualifier",
+    "RoundRecord",
+    "RoundRow",
+    "RoundState",
+    "SamplerRecord",
+    "StatusRecord",
+    "Told",
+    "TrainingRow",
+    "TrainingSet",
+    "parse_url",
+    "sidecar_folder",
+    "this_owner",
+]

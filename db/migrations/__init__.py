@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Alembic migrations. A migration that has been released is never changed."""

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The migrations, oldest first by number."""

@@ -1,0 +1,248 @@
+"""Campaigns: registering them, their versions, and the lease that says who may run a round."""
+
+import secrets
+import uuid as uuids
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from flowscout.db import owners
+from flowscout.db.database import Database
+from flowscout.db.models import Balance, Campaign, ConfigVersion, Event, Objective, utc_now
+from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord
+from flowscout.db.states import CampaignState, sources_of
+from flowscout.errors import CampaignBusyError, LeaseLostError, NotFoundError
+
+LEASE_TTL_S = 120.0
+
+
+class Campaigns:
+    """What is stored of campaigns."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(
+        self,
+        name: str,
+        config: ConfigRecord,
+        *,
+        objectives: Sequence[ObjectiveRecord],
+        seed: int | None,
+        limit_minor: int | None,
+        actor: str,
+    ) -> CampaignRecord:
+        """Make the campaign if there is none of this name; store `config` as a version if it is new.
+
+        The seed is drawn when none is given, and never changes afterwards.
+        """
+        with self._database.write() as session:
+            row = session.scalar(select(Campaign).where(Campaign.name == name).with_for_update())
+            if row is None:
+                drawn = secrets.randbits(62) if seed is None else seed
+                row = Campaign(uuid=str(uuids.uuid4()), name=name, seed=drawn)
+                session.add(row)
+                session.flush()
+                session.add(Balance(campaign_id=row.id, limit_minor=limit_minor))
+                add_event(session, row.id, "campaign_registered", actor=actor, detail={"name": name})
+            _store_version(session, row.id, config, actor=actor)
+            _store_objectives(session, row.id, objectives)
+            session.execute(
+                update(Balance).where(Balance.campaign_id == row.id).values(limit_minor=limit_minor)
+            )
+            return _campaign(row)
+
+    def get(self, campaign: int | str) -> CampaignRecord:
+        """Return a campaign by its id, uuid or name.
+
+        Raises:
+            NotFoundError: there is none; the message names those there are.
+        """
+        column = Campaign.id if isinstance(campaign, int) else Campaign.name
+        with self._database.read() as session:
+            row = session.scalar(select(Campaign).where(column == campaign))
+            if row is None and isinstance(campaign, str):
+                row = session.scalar(select(Campaign).where(Campaign.uuid == campaign))
+            if row is None:
+                names = ", ".join(session.scalars(select(Campaign.name).order_by(Campaign.name))) or "none"
+                raise NotFoundError(
+                    f"no campaign {campaign!r} in this history (it holds: {names}); "
+                    "start it with `flowscout run`, or name another database with --db."
+                )
+            return _campaign(row)
+
+    def config(self, campaign_id: int, *, sha256: str | None = None) -> ConfigRecord:
+        """Return the campaign's latest configuration, or the one with this hash.
+
+        Raises:
+            NotFoundError: no version with this hash was registered.
+        """
+        query = select(ConfigVersion).where(ConfigVersion.campaign_id == campaign_id)
+        if sha256 is not None:
+            query = query.where(ConfigVersion.sha256 == sha256)
+        with self._database.read() as session:
+            row = session.scalar(query.order_by(ConfigVersion.number.desc()).limit(1))
+        if row is None:
+            raise NotFoundError(
+                f"campaign {campaign_id} has no configuration with sha256 {sha256!r}; "
+                "register the campaign file again with `flowscout validate --register` or `flowscout run`."
+            )
+        return ConfigRecord(
+            id=row.id,
+            number=row.number,
+            sha256=row.sha256,
+            yaml=row.yaml,
+            folder=row.folder,
+            package_version=row.package_version,
+            git_commit=row.git_commit,
+        )
+
+    def objectives(self, campaign_id: int) -> list[ObjectiveRecord]:
+        """Return what the campaign wants, in the order it was registered."""
+        query = select(Objective).where(Objective.campaign_id == campaign_id).order_by(Objective.id)
+        with self._database.read() as session:
+            return [
+                ObjectiveRecord(row.property, row.direction, row.unit, row.transform)
+                for row in session.scalars(query)
+            ]
+
+    def set_state(self, campaign_id: int, state: CampaignState, *, actor: str) -> bool:
+        """Move the campaign to `state`; return whether it was in another one that allows it."""
+        with self._database.write() as session:
+            changed = session.execute(
+                update(Campaign)
+                .where(Campaign.id == campaign_id, Campaign.state.in_(sources_of(state)))
+                .values(state=state)
+            )
+            moved: bool = changed.rowcount == 1  # type: ignore[attr-defined]
+            if moved:
+                add_event(session, campaign_id, f"campaign_{state}", actor=actor)
+            return moved
+
+    def acquire_lease(self, campaign_id: int, *, owner: str, ttl_s: float = LEASE_TTL_S) -> Lease:
+        """Take the right to run rounds, by the database's clock.
+
+        A lease of a dead process of this host is taken over at once; any other one when it has expired.
+
+        Raises:
+            CampaignBusyError: another live process holds it.
+        """
+        with self._database.write() as session:
+            row = session.scalars(select(Campaign).where(Campaign.id == campaign_id).with_for_update()).one()
+            now = session.scalars(select(utc_now())).one()
+            held = row.lease_owner is not None and row.lease_until is not None and row.lease_until > now
+            if held and row.lease_owner is not None and not owners.is_dead(row.lease_owner):
+                raise CampaignBusyError(
+                    f"campaign {row.name!r} is being run by {owners.describe(row.lease_owner)}; "
+                    "wait for it to end, or stop it: a dead one is taken over at once."
+                )
+            if row.lease_owner is not None:
+                detail = {"from": row.lease_owner, "to": owner}
+                add_event(session, campaign_id, "lease_taken_over", actor=owner, detail=detail)
+            lease = Lease(campaign_id, str(uuids.uuid4()), owner, ttl_s)
+            row.lease_owner, row.lease_token = owner, lease.token
+            row.lease_until = now + timedelta(seconds=ttl_s)
+            return lease
+
+    def renew_lease(self, lease: Lease) -> None:
+        """Put off the lease's end.
+
+        Raises:
+            LeaseLostError: another process has taken the campaign over.
+        """
+        with self._database.write() as session:
+            hold_lease(session, lease)
+
+    def release_lease(self, lease: Lease) -> None:
+        """Give the lease back, if it is still held."""
+        with self._database.write() as session:
+            session.execute(
+                update(Campaign)
+                .where(Campaign.id == lease.campaign_id, Campaign.lease_token == lease.token)
+                .values(lease_owner=None, lease_token=None, lease_until=None)
+            )
+
+    def lease_holder(self, campaign_id: int) -> str | None:
+        """Return who runs the campaign now, as a person would say it; None if nobody does."""
+        with self._database.read() as session:
+            row = session.scalars(select(Campaign).where(Campaign.id == campaign_id)).one()
+            now = session.scalars(select(utc_now())).one()
+        if row.lease_owner is None or row.lease_until is None or row.lease_until <= now:
+            return None
+        return None if owners.is_dead(row.lease_owner) else owners.describe(row.lease_owner)
+
+
+def hold_lease(session: Session, lease: Lease) -> None:
+    """Put off the lease's end within this transaction: the fence of every write that a runner makes.
+
+    Raises:
+        LeaseLostError: another process has taken the campaign over; the transaction must not commit.
+    """
+    row = session.scalars(select(Campaign).where(Campaign.id == lease.campaign_id).with_for_update()).one()
+    if row.lease_token != lease.token:
+        raise LeaseLostError(
+            f"campaign {row.name!r} was taken over by another process while this one was away; "
+            "nothing was written. The other one goes on; look with `flowscout status`."
+        )
+    now = session.scalars(select(utc_now())).one()
+    row.lease_until = now + timedelta(seconds=lease.ttl_s)
+    session.flush()
+
+
+def add_event(
+    session: Session,
+    campaign_id: int,
+    kind: str,
+    *,
+    actor: str,
+    round_id: int | None = None,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Append to the campaign's log."""
+    session.add(
+        Event(campaign_id=campaign_id, round_id=round_id, kind=kind, actor=actor, detail=detail or {})
+    )
+
+
+def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, actor: str) -> None:
+    known = select(ConfigVersion).where(ConfigVersion.campaign_id == campaign_id)
+    row = session.scalar(known.where(ConfigVersion.sha256 == config.sha256))
+    if row is not None:
+        row.folder = config.folder  # where the file stands may change; what it says may not
+        return
+    last = session.scalar(
+        select(func.max(ConfigVersion.number)).where(ConfigVersion.campaign_id == campaign_id)
+    )
+    number = (last or 0) + 1
+    session.add(
+        ConfigVersion(
+            campaign_id=campaign_id,
+            number=number,
+            sha256=config.sha256,
+            yaml=config.yaml,
+            folder=config.folder,
+            package_version=config.package_version,
+            git_commit=config.git_commit,
+            actor=actor,
+        )
+    )
+    detail = {"number": number, "sha256": config.sha256}
+    add_event(session, campaign_id, "config_registered", actor=actor, detail=detail)
+
+
+def _store_objectives(session: Session, campaign_id: int, objectives: Sequence[ObjectiveRecord]) -> None:
+    rows = session.scalars(select(Objective).where(Objective.campaign_id == campaign_id))
+    known = {row.property: row for row in rows}
+    for wanted in objectives:
+        row = known.get(wanted.property)
+        if row is None:
+            row = Objective(campaign_id=campaign_id, property=wanted.property)
+            session.add(row)
+        row.direction, row.unit, row.transform = wanted.direction, wanted.unit, wanted.transform
+
+
+def _campaign(row: Campaign) -> CampaignRecord:
+    return CampaignRecord(row.id, row.uuid, row.name, row.seed, row.clock, row.state)

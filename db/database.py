@@ -1,0 +1,183 @@
+"""A database and its two kinds of transaction: `write` takes the lock at once, `read` never takes one.
+
+What is stored belongs in `db.models`; who may change it, in the repositories.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session
+
+from flowscout.db import migrate
+from flowscout.errors import SchemaError
+
+BUSY_TIMEOUT_S = 60.0
+
+
+def parse_url(url: str) -> URL:
+    """Return `url` as SQLAlchemy reads it; a bare path means a SQLite file.
+
+    Raises:
+        SchemaError: the text is no database URL, or of a database that is not supported.
+    """
+    if "://" not in url:
+        url = f"sqlite:///{url}"
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SchemaError(
+            f"database {url!r} is not a URL, expected sqlite:///FILE or postgresql://HOST/NAME; "
+            "give one with --db."
+        ) from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise SchemaError(
+            f"database {url!r} is of kind {parsed.get_backend_name()!r}, expected sqlite or postgresql; "
+            "give one of these with --db."
+        )
+    return parsed
+
+
+class Database:
+    """An open database whose schema is the one this version knows.
+
+    `write()` and `read()` yield a `Session`. On SQLite a writing transaction begins with BEGIN IMMEDIATE:
+    a deferred one that reads first and then writes fails at once with "database is locked", whatever the
+    busy timeout. Readers hold `query_only` connections.
+    """
+
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        """Open the database at `url`; make its tables if it is empty and `create` is true.
+
+        Raises:
+            SchemaError: no database there, not a database, or one of another schema version.
+        """
+        self.url = parse_url(url)
+        self._refuse_missing_file(create=create)
+        self._writer = _engine(self.url, immediate=True)
+        self._reader = _engine(self.url, immediate=False)
+        try:
+            self._prepare(create=create)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Yield a session in a transaction that holds the write lock; commit at the end."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Yield a session on a consistent snapshot; it cannot write."""
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._writer.dispose()
+        self._reader.dispose()
+
+    def _refuse_missing_file(self, *, create: bool) -> None:
+        name = self.url.database
+        if self.url.get_backend_name() != "sqlite":
+            return
+        if not name or name == ":memory:":
+            raise SchemaError(
+                "database sqlite:///:memory: cannot be shared by readers and writers, expected a file; "
+                "give --db sqlite:///FILE."
+            )
+        path = Path(name)
+        if not create and not path.exists():
+            raise SchemaError(
+                f"no history at {name!r}: nothing has been run there yet. "
+                "Start with `flowscout run`, or name the database with --db."
+            )
+        if not path.parent.is_dir():
+            raise SchemaError(f"folder {str(path.parent)!r} does not exist; make it, or give another --db.")
+
+    def _prepare(self, *, create: bool) -> None:
+        try:
+            with self._reader.connect() as connection:
+                found = current_revision(connection)
+            if found is None and create:
+                with self._writer.begin() as connection:
+                    if current_revision(connection) is None:  # another process may have been first
+                        migrate.upgrade(connection)
+                    found = current_revision(connection)
+        except OperationalError as error:
+            raise SchemaError(f"database {self._shown} cannot be opened: {error.orig}.") from error
+        except DatabaseError as error:
+            raise SchemaError(
+                f"{self._shown} is not a database that Flowscout can read ({error.orig}); "
+                "name another file with --db."
+            ) from error
+        migrate.check_revision(found, self._shown)
+
+    @property
+    def _shown(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+
+def current_revision(connection: Connection) -> str | None:
+    """Return the schema revision that the database is at, or None where there are no tables."""
+    dialect = connection.dialect
+    if not dialect.has_table(connection, "alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _engine(url: URL, *, immediate: bool) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return _postgresql_engine(url, read_only=not immediate)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _prepare_connection(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver would otherwise begin transactions of its own
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if immediate:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")  # NORMAL loses dispatch rows when power is lost
+        else:
+            cursor.execute("PRAGMA query_only = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: URL, *, read_only: bool) -> Engine:
+    try:
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
+            execution_options={"postgresql_readonly": read_only},
+        )
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise SchemaError(
+            "PostgreSQL needs its driver, which is not installed; "
+            "install it with: pip install 'flowscout[postgresql]'."
+        ) from error
+
+
+def sidecar_folder(url: URL) -> Path | None:
+    """Return the folder for files that belong to a SQLite database, `NAME.files` beside it."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return None
+    path = Path(url.database).absolute()
+    return path.with_name(re.sub(r"\.(db|sqlite3?)$", "", path.name) + ".files")

@@ -1,0 +1,263 @@
+"""Measurements: recording facts, once each, and reading them back as they stood at a cut-off."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from sqlalchemy import Select, delete, select, update
+from sqlalchemy.orm import Session, aliased
+
+from flowscout.db.campaigns import add_event
+from flowscout.db.candidates import chunks, ensure_candidates
+from flowscout.db.database import Database
+from flowscout.db.models import Campaign, Candidate, CurrentValue, Evaluation, Measurement
+from flowscout.db.records import MeasurementRecord, TrainingRow, TrainingSet
+from flowscout.db.states import EvaluationState, Qualifier, sources_of
+from flowscout.errors import LabelError
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of telling: how many values were new, and how many were known already."""
+
+    added: int
+    unchanged: int
+
+
+class Measurements:
+    """What is stored of measured values."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, campaign_id: int, records: Sequence[MeasurementRecord], *, actor: str) -> Told:
+        """Record all of `records`, or none. What is known already changes nothing.
+
+        A value of a candidate whose evaluation is waiting settles that evaluation.
+
+        Raises:
+            LabelError: a row that is known already (same source and row id) now has another value.
+        """
+        with self._database.write() as session:
+            added = insert_measurements(session, campaign_id, records, actor=actor)
+        return Told(added=added, unchanged=len(records) - added)
+
+    def training_set(self, campaign_id: int, prop: str, *, upto_seq: int | None = None) -> TrainingSet:
+        """Return each candidate's mean valid value of `prop` with `seq <= upto_seq` (default: all)."""
+        with self._database.read() as session:
+            if upto_seq is None:
+                upto_seq = session.scalars(select(Campaign.clock).where(Campaign.id == campaign_id)).one()
+            rows = session.execute(_valid_values(campaign_id, prop, upto_seq)).all()
+        return _training_set([(key, text, value) for key, text, _, _, value in rows], upto_seq)
+
+    def known_keys(self, campaign_id: int) -> set[str]:
+        """Return the keys of all candidates that were measured or that await a measurement."""
+        measured = select(Candidate.key).join(Measurement, Measurement.candidate_id == Candidate.id)
+        wanted = select(Candidate.key).join(Evaluation, Evaluation.candidate_id == Candidate.id)
+        with self._database.read() as session:
+            found = session.scalars(measured.where(Candidate.campaign_id == campaign_id).distinct())
+            awaited = session.scalars(wanted.where(Candidate.campaign_id == campaign_id).distinct())
+            return set(found) | set(awaited)
+
+    def rebuild_current_values(self, campaign_id: int) -> None:
+        """Make `current_value` anew from the measurements."""
+        with self._database.write() as session:
+            session.execute(delete(CurrentValue).where(CurrentValue.campaign_id == campaign_id))
+            query = select(Measurement.candidate_id).where(Measurement.campaign_id == campaign_id)
+            _project(session, campaign_id, sorted(set(session.scalars(query))))
+
+
+def insert_measurements(
+    session: Session,
+    campaign_id: int,
+    records: Sequence[MeasurementRecord],
+    *,
+    actor: str,
+    evaluation_id: int | None = None,
+    attempt_id: int | None = None,
+    refuse_conflicts: bool = True,
+) -> int:
+    """Insert those of `records` that are new, give each a `seq`, and bring `current_value` up to date.
+
+    Returns how many were new. Part of the caller's transaction. A row that is known already (same source
+    and row id) with another value is refused or, without `refuse_conflicts`, left to a person by an event.
+
+    Raises:
+        LabelError: a conflict that is to be refused.
+    """
+    ids = ensure_candidates(session, campaign_id, [(r.key, r.object) for r in records])
+    new, conflicts = _new_records(session, campaign_id, records, ids)
+    for record, stored in conflicts:
+        if refuse_conflicts:
+            raise LabelError(
+                f"row {record.row_id!r} of {record.source!r} says {record.property} = {record.value!r} for "
+                f"{record.object!r}, but that row is stored with value {stored!r}; nothing was "
+                "written. Give the row another id or source if it is another measurement."
+            )
+        detail = {
+            "row_id": record.row_id,
+            "property": record.property,
+            "stored": stored,
+            "came": record.value,
+        }
+        add_event(session, campaign_id, "conflict", actor=actor, detail=detail)
+    if not new:
+        return 0
+    seq = _take_seq(session, campaign_id, len(new))
+    awaited = {} if evaluation_id is not None else _awaited(session, [ids[r.key] for r in new])
+    settled = set() if evaluation_id is None else {evaluation_id}
+    for offset, record in enumerate(new):
+        candidate_id = ids[record.key]
+        belongs_to = evaluation_id if evaluation_id is not None else awaited.get(candidate_id)
+        if belongs_to is not None:
+            settled.add(belongs_to)
+        session.add(
+            Measurement(
+                campaign_id=campaign_id,
+                seq=seq + offset,
+                candidate_id=candidate_id,
+                evaluation_id=belongs_to,
+                attempt_id=attempt_id,
+                property=record.property,
+                value=record.value,
+                qualifier=record.qualifier,
+                sem=record.sem,
+                n=record.n,
+                unit=record.unit,
+                as_run=None if record.as_run is None else dict(record.as_run),
+                source=record.source,
+                row_id=record.row_id,
+                actor=actor,
+            )
+        )
+    session.flush()
+    for chunk in chunks(sorted(settled)):
+        session.execute(
+            update(Evaluation)
+            .where(Evaluation.id.in_(chunk), Evaluation.state.in_(sources_of(EvaluationState.DONE)))
+            .values(state=EvaluationState.DONE)
+        )
+    _project(session, campaign_id, sorted({ids[record.key] for record in new}))
+    return len(new)
+
+
+def _new_records(
+    session: Session, campaign_id: int, records: Sequence[MeasurementRecord], ids: dict[str, int]
+) -> tuple[list[MeasurementRecord], list[tuple[MeasurementRecord, float | None]]]:
+    """Return the records that are not stored yet, and those that contradict a stored value, with it."""
+    known: dict[tuple[str, str, str], tuple[int, float | None, Qualifier]] = {}
+    for source in {record.source for record in records}:
+        row_ids = sorted({record.row_id for record in records if record.source == source})
+        for chunk in chunks(row_ids):
+            query = select(Measurement).where(
+                Measurement.campaign_id == campaign_id,
+                Measurement.source == source,
+                Measurement.row_id.in_(chunk),
+            )
+            for row in session.scalars(query):
+                known[row.source, row.row_id, row.property] = (row.candidate_id, row.value, row.qualifier)
+    new: list[MeasurementRecord] = []
+    conflicts: list[tuple[MeasurementRecord, float | None]] = []
+    for record in records:
+        identity = (record.source, record.row_id, record.property)
+        content = (ids[record.key], record.value, record.qualifier)
+        if identity not in known:
+            known[identity] = content
+            new.append(record)
+        elif known[identity] != content:
+            conflicts.append((record, known[identity][1]))
+    return new, conflicts
+
+
+def _take_seq(session: Session, campaign_id: int, count: int) -> int:
+    """Return the first of `count` new numbers.
+
+    The campaign's row is locked until the transaction ends: the order of commits is the order of numbers.
+    """
+    last = session.execute(
+        update(Campaign)
+        .where(Campaign.id == campaign_id)
+        .values(clock=Campaign.clock + count)
+        .returning(Campaign.clock)
+        .execution_options(synchronize_session=False)
+    ).scalar_one()
+    return last - count + 1
+
+
+def _awaited(session: Session, candidate_ids: Iterable[int]) -> dict[int, int]:
+    """Return, for each candidate that awaits a measurement, the evaluation that a told value settles."""
+    found: dict[int, int] = {}
+    open_states = sources_of(EvaluationState.DONE)
+    for chunk in chunks(sorted(set(candidate_ids))):
+        query = select(Evaluation.candidate_id, Evaluation.id)
+        query = query.where(Evaluation.candidate_id.in_(chunk), Evaluation.state.in_(open_states))
+        for candidate_id, evaluation_id in session.execute(query.order_by(Evaluation.replicate.desc())):
+            found[candidate_id] = evaluation_id
+    return found
+
+
+def _project(session: Session, campaign_id: int, candidate_ids: Sequence[int]) -> None:
+    """Recompute `current_value` of these candidates from their measurements."""
+    later = aliased(Measurement)
+    for chunk in chunks(candidate_ids):
+        session.execute(delete(CurrentValue).where(CurrentValue.candidate_id.in_(chunk)))
+        query = (
+            select(Measurement.candidate_id, Measurement.property, Measurement.value, Measurement.seq)
+            .where(
+                Measurement.candidate_id.in_(chunk),
+                Measurement.qualifier == Qualifier.EQUAL,
+                ~select(later.id).where(later.supersedes_id == Measurement.id).exists(),
+            )
+            .order_by(Measurement.seq)
+        )
+        values: dict[tuple[int, str], list[tuple[float, int]]] = defaultdict(list)
+        for candidate_id, prop, value, seq in session.execute(query):
+            values[candidate_id, prop].append((value, seq))
+        session.add_all(
+            CurrentValue(
+                campaign_id=campaign_id,
+                candidate_id=candidate_id,
+                property=prop,
+                value=fsum(value for value, _ in found) / len(found),
+                count=len(found),
+                seq=found[-1][1],
+            )
+            for (candidate_id, prop), found in values.items()
+        )
+    session.flush()
+
+
+def _valid_values(
+    campaign_id: int, prop: str, upto_seq: int
+) -> Select[tuple[str, str, int, int, float | None]]:
+    """Return the query of all plain values up to a cut-off that nothing before the cut-off supersedes."""
+    later = aliased(Measurement)
+    superseded = select(later.id).where(later.supersedes_id == Measurement.id, later.seq <= upto_seq)
+    return (
+        select(Candidate.key, Candidate.object, Candidate.id, Measurement.seq, Measurement.value)
+        .join(Candidate, Candidate.id == Measurement.candidate_id)
+        .where(
+            Measurement.campaign_id == campaign_id,
+            Measurement.property == prop,
+            Measurement.seq <= upto_seq,
+            Measurement.qualifier == Qualifier.EQUAL,
+            ~superseded.exists(),
+        )
+        .order_by(Candidate.key, Measurement.seq)
+    )
+
+
+def _training_set(values: Sequence[tuple[str, str, float]], upto_seq: int) -> TrainingSet:
+    grouped: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for key, text, value in values:
+        grouped[key, text].append(value)
+    rows = tuple(
+        TrainingRow(key, text, fsum(found) / len(found), len(found))
+        for (key, text), found in sorted(grouped.items())
+    )
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row.key}\t{row.value.hex()}\t{row.count}\n".encode())
+    return TrainingSet(rows, upto_seq, digest.hexdigest())

@@ -1,0 +1,61 @@
+"""Bring a database's schema up, or down, by Alembic's migrations."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+
+from flowscout.errors import SchemaError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "0001"
+"""The revision this version works with. Kept by hand, so that opening a database does not load Alembic;
+a test compares it with the migrations on disk."""
+
+
+def config(connection: Connection) -> "Config":
+    """Return an Alembic configuration that runs on `connection`, within its transaction."""
+    from alembic.config import Config
+
+    settings = Config()
+    folder = str(Path(__file__).parent / "migrations")
+    settings.set_main_option("script_location", folder.replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    settings.attributes["connection"] = connection
+    return settings
+
+
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Run the migrations up to `revision`."""
+    from alembic import command
+
+    command.upgrade(config(connection), revision)
+
+
+def downgrade(connection: Connection, revision: str = "base") -> None:
+    """Undo the migrations down to `revision`."""
+    from alembic import command
+
+    command.downgrade(config(connection), revision)
+
+
+def check_revision(found: str | None, shown: str) -> None:
+    """Refuse a database of another schema version.
+
+    Raises:
+        SchemaError: `found` is not the revision that this version works with.
+    """
+    if found == HEAD:
+        return
+    if found is None:
+        raise SchemaError(f"{shown} holds no Flowscout history; name the right database with --db.")
+    if found > HEAD:
+        raise SchemaError(
+            f"{shown} has schema {found}, newer than {HEAD}, the newest this version of Flowscout knows; "
+            "upgrade Flowscout to open it."
+        )
+    raise SchemaError(
+        f"{shown} has schema {found}, older than {HEAD}; back it up and run `flowscout db upgrade`."
+    )

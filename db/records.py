@@ -1,0 +1,204 @@
+"""Frozen records that cross the border of `db`. ORM rows never do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from flowscout.db.states import CampaignState, Decision, FailureClass, Qualifier, RoundState
+
+
+@dataclass(frozen=True)
+class ObjectiveRecord:
+    """A property and whether it is to be made large (`maximize`) or small (`minimize`)."""
+
+    property: str
+    direction: str
+    unit: str | None = None
+    transform: str | None = None
+
+
+@dataclass(frozen=True)
+class OracleRecord:
+    """Who measures. `unit_cost_minor` is in minor units of the campaign's currency, for one call."""
+
+    name: str
+    version: str = "1"
+    fidelity: str = "default"
+    unit_cost_minor: int = 0
+    idempotent: bool = True
+    lookup: bool = False
+
+
+@dataclass(frozen=True)
+class ConfigRecord:
+    """A campaign file as registered: its text, the hash of it, and the folder its names are relative to."""
+
+    sha256: str
+    yaml: str
+    folder: str
+    package_version: str
+    git_commit: str | None = None
+    id: int | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class CampaignRecord:
+    """A campaign. `clock` is the last `seq` that was given out."""
+
+    id: int
+    uuid: str
+    name: str
+    seed: int
+    clock: int
+    state: CampaignState
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to run rounds of a campaign, as long as `token` stands in the campaign's row."""
+
+    campaign_id: int
+    token: str
+    owner: str
+    ttl_s: float
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One turn of the loop."""
+
+    id: int
+    campaign_id: int
+    number: int
+    state: RoundState
+    seed: int
+    config_version_id: int
+    prefect_run_id: str | None
+    message: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ArtefactRecord:
+    """A stored file, named by its content."""
+
+    sha256: str
+    kind: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """A surrogate as fitted on exactly the measurements with `seq <= data_upto_seq`."""
+
+    kind: str
+    seed: int
+    data_upto_seq: int
+    data_count: int
+    data_sha256: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    artefact: ArtefactRecord | None = None
+    parent_id: int | None = None
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class SamplerRecord:
+    """A sampler as trained on a fit; `reward` holds the frozen acquisition and its scale."""
+
+    kind: str
+    seed: int
+    model_fit_id: int
+    params: Mapping[str, Any] = field(default_factory=dict)
+    reward: Mapping[str, Any] = field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    artefact: ArtefactRecord | None = None
+    parent_id: int | None = None
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class ProposalRecord:
+    """A candidate considered in a round. `rank` is its place in the batch, from 1, if it was selected."""
+
+    key: str
+    object: str
+    origin: str
+    decision: Decision
+    rank: int | None = None
+    acquisition: float | None = None
+    log_reward: float | None = None
+    log_prob: float | None = None
+    mean: float | None = None
+    sd: float | None = None
+    reason: str | None = None
+    candidate_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt at one evaluation, committed before the oracle is called."""
+
+    attempt_id: int
+    evaluation_id: int
+    candidate_id: int
+    number: int
+    token: str
+    object: str
+    idempotency_key: str
+    replicate: int
+    fidelity: str
+
+
+@dataclass(frozen=True)
+class MeasurementRecord:
+    """One value of one property of one object, and where it came from.
+
+    `source` and `row_id` are its identity: the same pair told again changes nothing.
+    """
+
+    key: str
+    object: str
+    property: str
+    value: float | None
+    source: str
+    row_id: str
+    qualifier: Qualifier = Qualifier.EQUAL
+    sem: float | None = None
+    n: int | None = None
+    unit: str | None = None
+    as_run: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an attempt: measurements, or why there are none."""
+
+    claim: Claim
+    measurements: Sequence[MeasurementRecord] = ()
+    failure: FailureClass | None = None
+    message: str | None = None
+    cost_minor: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """What was known of a candidate at a cut-off: the mean of its `count` valid values."""
+
+    key: str
+    object: str
+    value: float
+    count: int
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Everything with `seq <= upto_seq`, in the order of candidate keys; `sha256` is over its rows."""
+
+    rows: tuple[TrainingRow, ...]
+    upto_seq: int
+    sha256: str

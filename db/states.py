@@ -1,0 +1,146 @@
+"""The states of everything that moves, and the only transitions that are legal.
+
+SQL that changes a state goes through `sources_of`, so that an illegal change updates no row.
+"""
+
+from enum import StrEnum
+from types import MappingProxyType
+
+from flowscout.errors import StateError
+
+
+class CampaignState(StrEnum):
+    """Whether a campaign may start another round."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    FINISHED = "finished"
+
+
+class RoundState(StrEnum):
+    """How far a round has come."""
+
+    PLANNED = "planned"
+    FITTING = "fitting"
+    TRAINING = "training"
+    PROPOSED = "proposed"
+    AWAITING_APPROVAL = "awaiting_approval"
+    DISPATCHED = "dispatched"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class EvaluationState(StrEnum):
+    """Whether a wanted measurement was made. `unknown`: it was called, and nobody can say what came of it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"
+
+
+class AttemptState(StrEnum):
+    """What came of one call of an oracle. `expired` means: its owner died or its lease ran out."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+class FailureClass(StrEnum):
+    """Why an attempt gave no number: try again, never will, or the object cannot exist."""
+
+    TRANSIENT = "transient"
+    PERMANENT = "permanent"
+    INFEASIBLE = "infeasible"
+
+
+class Decision(StrEnum):
+    """What became of a proposal."""
+
+    SELECTED = "selected"
+    OUTRANKED = "outranked"
+    DUPLICATE = "duplicate"
+    INFEASIBLE = "infeasible"
+    DIVERSITY = "diversity"
+    BUDGET = "budget"
+    VETOED = "vetoed"
+
+
+class Qualifier(StrEnum):
+    """How a measured value is to be read."""
+
+    EQUAL = "="
+    BELOW = "<"
+    ABOVE = ">"
+    MISSING = "missing"
+    INFEASIBLE = "infeasible"
+    RETRACTED = "retracted"
+
+
+class LedgerKind(StrEnum):
+    """What a ledger row does to the balance."""
+
+    RESERVE = "reserve"
+    SPEND = "spend"
+    RELEASE = "release"
+
+
+class ApprovalDecision(StrEnum):
+    """What a person said of a batch or of one candidate in it."""
+
+    APPROVED = "approved"
+    VETOED = "vetoed"
+
+
+State = CampaignState | RoundState | EvaluationState | AttemptState
+
+_C, _R, _E, _A = CampaignState, RoundState, EvaluationState, AttemptState
+_STOPS = {_R.FAILED, _R.CANCELLED}
+
+TRANSITIONS: MappingProxyType[State, frozenset[State]] = MappingProxyType(
+    {
+        _C.ACTIVE: frozenset({_C.PAUSED, _C.FINISHED}),
+        _C.PAUSED: frozenset({_C.ACTIVE, _C.FINISHED}),
+        _C.FINISHED: frozenset({_C.ACTIVE}),  # a raised budget reopens a campaign
+        _R.PLANNED: frozenset({_R.FITTING, *_STOPS}),
+        _R.FITTING: frozenset({_R.TRAINING, *_STOPS}),
+        _R.TRAINING: frozenset({_R.PROPOSED, *_STOPS}),
+        _R.PROPOSED: frozenset({_R.AWAITING_APPROVAL, _R.DISPATCHED, *_STOPS}),
+        _R.AWAITING_APPROVAL: frozenset({_R.DISPATCHED, *_STOPS}),
+        _R.DISPATCHED: frozenset({_R.COMPLETE, *_STOPS}),
+        _R.COMPLETE: frozenset(),
+        _R.FAILED: frozenset({_R.DISPATCHED, _R.CANCELLED}),  # a failed dispatch may be taken up again
+        _R.CANCELLED: frozenset(),
+        _E.QUEUED: frozenset({_E.RUNNING, _E.DONE, _E.CANCELLED}),  # done: a person told the result
+        _E.RUNNING: frozenset({_E.DONE, _E.FAILED, _E.UNKNOWN, _E.QUEUED}),
+        _E.DONE: frozenset(),
+        _E.FAILED: frozenset({_E.QUEUED, _E.DONE}),
+        _E.UNKNOWN: frozenset({_E.QUEUED, _E.DONE, _E.FAILED}),
+        _E.CANCELLED: frozenset({_E.DONE}),  # a late result is always accepted
+        _A.RUNNING: frozenset({_A.SUCCEEDED, _A.FAILED, _A.EXPIRED}),
+        _A.SUCCEEDED: frozenset(),
+        _A.FAILED: frozenset(),
+        _A.EXPIRED: frozenset({_A.SUCCEEDED, _A.FAILED}),
+    }
+)
+
+
+def sources_of(target: State) -> list[State]:
+    """Return the states from which `target` may be reached."""
+    return [source for source, targets in TRANSITIONS.items() if target in targets]
+
+
+def check_transition(source: State, target: State, *, what: str) -> None:
+    """Refuse a transition that is not in `TRANSITIONS`.
+
+    Raises:
+        StateError: `what` cannot go from `source` to `target`.
+    """
+    if target not in TRANSITIONS[source]:
+        legal = ", ".join(sorted(TRANSITIONS[source])) or "nothing: it is final"
+        raise StateError(f"{what} is {source}, so it cannot become {target}; it can become {legal}.")
