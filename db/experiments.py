@@ -161,6 +161,26 @@ class Experiments:
             )
             return int(changed.rowcount)  # type: ignore[attr-defined]
 
+    def cancel_queued(self, round_id: int, *, actor: str) -> int:
+        """Cancel what is still queued in a round, because the budget does not reach it; return how many."""
+        with self._database.write() as session:
+            query = select(Evaluation).where(
+                Evaluation.round_id == round_id, Evaluation.state == EvaluationState.QUEUED
+            )
+            rows = session.scalars(query.with_for_update()).all()
+            for row in rows:
+                row.state = EvaluationState.CANCELLED
+                detail = {"evaluation_id": row.id, "reason": "budget"}
+                add_event(session, row.campaign_id, "evaluation_cancelled", actor=actor, detail=detail)
+            return len(rows)
+
+    def affordable(self, campaign_id: int, cost_minor: int) -> bool:
+        """Return whether the balance reaches for one more call at this price."""
+        with self._database.read() as session:
+            balance = session.scalars(select(Balance).where(Balance.campaign_id == campaign_id)).one()
+        committed = balance.reserved_minor + balance.spent_minor + cost_minor
+        return balance.limit_minor is None or committed <= balance.limit_minor
+
     def counts(self, campaign_id: int, *, round_id: int | None = None) -> dict[EvaluationState, int]:
         """Return how many evaluations stand in each state."""
         query = select(Evaluation.state, func.count()).where(Evaluation.campaign_id == campaign_id)

@@ -6,11 +6,12 @@ The names below load on first use: importing `flowscout` loads neither torch nor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from flowscout.version import __version__
+
 if TYPE_CHECKING:
     from flowscout.loop.campaign import Campaign
     from flowscout.loop.oracles import Request, Result, oracle
 
-__version__ = "0.1.0"
 __all__ = ["Campaign", "Request", "Result", "__version__", "oracle"]
 
 _HOMES = {

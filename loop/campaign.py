@@ -1,0 +1,259 @@
+"""A campaign for people without a scheduler: ask, tell, run a round, look at what is known."""
+
+import getpass
+import hashlib
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from flowscout.db import History, MeasurementRecord, StatusRecord, Told
+from flowscout.errors import CampaignBusyError, LabelError, StateError
+from flowscout.loop.config import CampaignFile, read_campaign_file
+from flowscout.loop.oracles import numbers, read_table
+from flowscout.loop.spaces.alphabets import SequenceRules
+from flowscout.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flowscout.loop.stages import Progress
+    from flowscout.loop.workbench import Workbench
+
+OBJECT_COLUMNS = ("object", "sequence")
+
+
+class Campaign:
+    """A discovery campaign over its history.
+
+    Everything is kept in SQL: two objects of this class, in one process or in several, see the same campaign.
+    """
+
+    def __init__(self, bench: "Workbench") -> None:
+        self._bench = bench
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, *, db: str | None = None, actor: str | None = None) -> "Campaign":
+        """Open the campaign of a file, registering it in the history if it is new or has changed.
+
+        `db` is a database URL or the path of a SQLite file; by default the file `NAME.db` beside the
+        campaign file. Nothing is written before the file, the space and the oracle are found to be right.
+
+        Raises:
+            ConfigError: the file is wrong.
+            OracleImportError, LabelError: its oracle cannot be had.
+            SchemaError: the database cannot be opened.
+        """
+        from flowscout.loop.workbench import build_oracle, database_url, register
+
+        file = read_campaign_file(Path(path))
+        build_oracle(file.config, folder=file.folder)
+        history = History(database_url(file, db))
+        bench = register(
+            history,
+            file,
+            package_version=__version__,
+            git_commit=_git_commit(file),
+            actor=actor or _user(),
+        )
+        return cls(bench)
+
+    @property
+    def name(self) -> str:
+        """The campaign's name."""
+        return self._bench.campaign.name
+
+    @property
+    def workbench(self) -> "Workbench":
+        """What the stages of `flowscout.loop.stages` take."""
+        return self._bench
+
+    def tell(
+        self, data: "pd.DataFrame | str | Path", *, source: str | None = None, actor: str | None = None
+    ) -> Told:
+        """Record measured values: all rows, or none. Telling the same again changes nothing.
+
+        `data` is a table (or the path of a CSV file) with the objects in a column `object` or `sequence` and
+        the values in a column named like the objective; `row_id`, where there is one, identifies the rows of
+        a `source` (default: the file's name), otherwise content and occurrence do.
+
+        Raises:
+            LabelError: a value is not a finite number, a column is missing, or a stored row has another value.
+            ObjectError: an object is not in the space.
+        """
+        bench = self._bench
+        where = "the table" if not isinstance(data, str | Path) else f"table {Path(data).name!r}"
+        if isinstance(data, str | Path):
+            path = Path(data)
+            if not path.is_file():
+                raise LabelError(f"no file {str(path)!r}; check the path of the table to tell.")
+            source = source or path.name
+            data = read_table(path)
+        rules = bench.config.space.rules
+        records = _records(
+            data, rules, prop=bench.config.objective.name, source=source or "told", where=where
+        )
+        told = bench.history.measurements.add(bench.campaign.id, records, actor=actor or _user())
+        self._complete_if_possible()
+        return told
+
+    def ask(self, n: int | None = None) -> "pd.DataFrame":
+        """Return the batch that is to be measured next: candidate_id, object, mean, sd, acquisition.
+
+        A batch whose results are not all told is returned again, as far as it still waits. `n` is the size
+        of a new batch, by default that of the campaign file.
+
+        Raises:
+            StateError: the campaign is finished.
+        """
+        import pandas as pd
+
+        from flowscout.loop import stages
+
+        with self._held(size=n) as bench:
+            number = stages.plan(bench)
+            if number is not None and stages.collect(bench, number).complete:
+                number = stages.plan(bench)
+            if number is None:
+                raise StateError(
+                    f"campaign {self.name!r} is finished: its budget of {bench.config.budget.rounds} rounds or "
+                    "its money is used up; raise the budget in the campaign file to go on."
+                )
+            stages.fit(bench, number)
+            stages.train(bench, number)
+            stages.propose(bench, number)
+            stages.hand_over(bench, number)
+            record = bench.history.rounds.get(bench.campaign.id, number)
+            waiting = set(bench.history.queries.pending(bench.campaign.id))
+            proposals = bench.history.rounds.proposals(record.id, selected=True)
+        columns = ["candidate_id", "object", "mean", "sd", "acquisition"]
+        rows = [{name: getattr(p, name) for name in columns} for p in proposals if p.object in waiting]
+        return pd.DataFrame(rows, columns=columns)
+
+    def run_round(self) -> "Progress | None":
+        """Run the round that is due to its end, calling the oracle; None when the campaign is finished.
+
+        Raises:
+            CampaignBusyError: another process runs the campaign.
+            OracleError: every measurement of the round failed.
+        """
+        from flowscout.loop import stages
+
+        with self._held() as bench:
+            return stages.run_round(bench)
+
+    def status(self) -> StatusRecord:
+        """Return where the campaign stands."""
+        objective = self._bench.config.objective
+        return self._bench.history.queries.status(
+            self._bench.campaign.id, objective.name, direction=objective.direction
+        )
+
+    def best(self, k: int = 10) -> "pd.DataFrame":
+        """Return the `k` best candidates, with the round that proposed each (none: it was told)."""
+        import pandas as pd
+
+        objective = self._bench.config.objective
+        rows = self._bench.history.queries.best(
+            self._bench.campaign.id, objective.name, direction=objective.direction, k=k
+        )
+        columns = ["rank", "candidate_id", "object", "value", "count", "round"]
+        return pd.DataFrame([{c: getattr(row, c) for c in columns} for row in rows], columns=columns)
+
+    def history(self, *, round: int | None = None) -> "pd.DataFrame":  # noqa: A002
+        """Return one row for each measurement, in the order of `seq`, with its whole provenance."""
+        import pandas as pd
+
+        return pd.DataFrame(self._bench.history.queries.history(self.name, round_number=round))
+
+    def close(self) -> None:
+        """Close the history."""
+        self._bench.history.close()
+
+    def __enter__(self) -> "Campaign":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _held(self, *, size: int | None = None) -> Iterator["Workbench"]:
+        from dataclasses import replace
+
+        from flowscout.loop.workbench import hold_campaign
+
+        bench = self._bench
+        if size is not None:
+            batch = bench.config.batch.model_copy(update={"size": size})
+            bench = replace(bench, config=bench.config.model_copy(update={"batch": batch}))
+        with hold_campaign(bench) as held:
+            yield held
+
+    def _complete_if_possible(self) -> None:
+        """Complete the round if what was told was the last of it; a live runner does so itself."""
+        from flowscout.loop import stages
+
+        unfinished = self._bench.history.rounds.unfinished(self._bench.campaign.id)
+        if unfinished is None:
+            return
+        try:
+            with self._held() as bench:
+                stages.collect(bench, unfinished.number)
+        except CampaignBusyError:
+            return
+
+
+def _records(
+    data: "pd.DataFrame", rules: SequenceRules, *, prop: str, source: str, where: str
+) -> list[MeasurementRecord]:
+    """Return a table's rows as measurements, every one of them checked."""
+    column = next((name for name in OBJECT_COLUMNS if name in data.columns), None)
+    if column is None:
+        raise LabelError(
+            f"{where} has no column 'object' (or 'sequence'); it has {', '.join(map(str, data.columns))}. "
+            "Name the column that holds the objects so."
+        )
+    values = numbers(data, prop, where=where)
+    texts = [rules.require(text) for text in data[column]]
+    keys = [rules.key(text) for text in texts]
+    row_ids = [str(x) for x in data["row_id"]] if "row_id" in data.columns else _content_ids(keys, values)
+    repeated = [row_id for row_id, count in Counter(row_ids).items() if count > 1]
+    if repeated:
+        raise LabelError(f"{where} has the row_id {repeated[0]!r} more than once; give each row its own.")
+    return [
+        MeasurementRecord(key, text, prop, value, source=source, row_id=row_id)
+        for key, text, value, row_id in zip(keys, texts, values, row_ids, strict=True)
+    ]
+
+
+def _content_ids(keys: list[str], values: list[float]) -> list[str]:
+    """Identify rows by what they say and by how often it has been said before in the same table."""
+    seen: Counter[str] = Counter()
+    found = []
+    for key, value in zip(keys, values, strict=True):
+        digest = hashlib.sha256(f"{key}\t{value.hex()}".encode()).hexdigest()[:24]
+        seen[digest] += 1
+        found.append(f"{digest}#{seen[digest]}")
+    return found
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a process of a user that the system has no name for
+        return "unknown"
+
+
+def _git_commit(file: CampaignFile) -> str | None:
+    """Return the commit that the campaign file's folder is at, or None outside a repository."""
+    command = ["git", "-C", str(file.folder), "rev-parse", "HEAD"]
+    try:
+        done: Any = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,261 @@
+"""The campaign file: what a user may write in it, and what is said when it is wrong.
+
+What the words do belongs in the other modules; nothing here loads torch.
+"""
+
+import difflib
+import hashlib
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from flowscout.errors import ConfigError
+from flowscout.loop.spaces.alphabets import SequenceRules
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SequenceSection(_Section):
+    """All sequences of one length over an alphabet; `strand: double` makes a reverse complement the same."""
+
+    type: Literal["sequence"]
+    alphabet: str | list[str]
+    length: int = Field(ge=1)
+    strand: Literal["single", "double"] = "single"
+
+    @property
+    def rules(self) -> SequenceRules:
+        """What is in the space, without tensors."""
+        return SequenceRules(self.alphabet, self.length, self.strand)
+
+
+class ObjectiveSection(_Section):
+    """A property to be made large or small."""
+
+    name: str = Field(min_length=1)
+    direction: Literal["maximize", "minimize"]
+    unit: str | None = None
+
+
+class TableSection(_Section):
+    """Values measured before, in a CSV file beside the campaign file or shipped (`flowscout:NAME`)."""
+
+    type: Literal["table"]
+    path: str
+    object: str | None = None
+    value: str | None = None
+    cost_usd: float = Field(default=0.0, ge=0)
+
+
+class CallableSection(_Section):
+    """A Python function, `module:function`."""
+
+    type: Literal["callable"]
+    function: str
+    cost_usd: float | None = Field(default=None, ge=0)
+
+
+class LabSection(_Section):
+    """A laboratory: nothing is called, results are told."""
+
+    type: Literal["lab"]
+    name: str = "lab"
+    cost_usd: float = Field(default=0.0, ge=0)
+
+
+class SurrogateSection(_Section):
+    """What the surrogate is. `auto` is `gp` until there is more to choose from."""
+
+    type: Literal["auto", "gp"] = "auto"
+
+
+class AcquisitionSection(_Section):
+    """What makes a candidate worth measuring."""
+
+    type: Literal["ucb"] = "ucb"
+    kappa: float = Field(default=1.0, ge=0)
+
+
+class ProposerSection(_Section):
+    """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space."""
+
+    type: Literal["gflownet", "local_search", "random"] = "gflownet"
+    loss: Literal["trajectory_balance", "log_partition_variance"] = "trajectory_balance"
+    steps: int = Field(default=150, ge=1)
+    exponent: float | None = Field(default=None, gt=0)
+
+
+class BatchSection(_Section):
+    """How many are measured in a round, and which share of them is spent far from all that is good."""
+
+    size: int = Field(ge=1)
+    explore: float = Field(default=0.0, ge=0, le=1)
+
+
+class BudgetSection(_Section):
+    """When to stop: after so many rounds, or when so much is spent (in US dollars)."""
+
+    rounds: int = Field(ge=1)
+    cost: float | None = Field(default=None, ge=0)
+
+
+OracleSection = Annotated[TableSection | CallableSection | LabSection, Field(discriminator="type")]
+
+
+class CampaignConfig(_Section):
+    """A campaign file."""
+
+    campaign: str = Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    space: SequenceSection
+    objectives: list[ObjectiveSection] = Field(min_length=1)
+    oracle: OracleSection
+    surrogate: SurrogateSection = SurrogateSection()
+    acquisition: AcquisitionSection = AcquisitionSection()
+    proposer: ProposerSection = ProposerSection()
+    batch: BatchSection
+    budget: BudgetSection
+    seed: int | None = Field(default=None, ge=0, lt=2**62)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("oracle", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """Read `oracle: module:function` as the callable that it names."""
+        return {"type": "callable", "function": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "CampaignConfig":
+        if len(self.objectives) > 1:
+            raise ValueError(
+                f"{len(self.objectives)} objectives came, expected one: campaigns of several objectives are "
+                "not supported yet"
+            )
+        size = self.space.rules.size
+        if self.batch.size > size:
+            raise ValueError(
+                f"batch.size is {self.batch.size}, larger than the space, which has {size} objects; "
+                "make the batch smaller or the space larger"
+            )
+        return self
+
+    @property
+    def objective(self) -> ObjectiveSection:
+        """The one objective."""
+        return self.objectives[0]
+
+
+class CampaignFile(BaseModel):
+    """A campaign file as read: its text, its meaning, and the folder that its names are relative to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    config: CampaignConfig
+    folder: Path
+
+    @property
+    def sha256(self) -> str:
+        """The hash by which this version is known."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_campaign_file(path: Path) -> CampaignFile:
+    """Read and check a campaign file.
+
+    Raises:
+        ConfigError: it is missing, is no YAML, or says what cannot be.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"campaign file {str(path)!r} cannot be read ({error.strerror}); check the path, or write one with "
+            "`flowscout init`."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"campaign file {str(path)!r} is not text in UTF-8: {error.reason}.") from error
+    return CampaignFile(text=text, config=parse_campaign(text, name=path.name), folder=path.absolute().parent)
+
+
+def parse_campaign(text: str, *, name: str) -> CampaignConfig:
+    """Return what the text of a campaign file means.
+
+    Raises:
+        ConfigError: it is no YAML, or says what cannot be; the message names the first three mistakes.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise ConfigError(f"{name}{place}: not valid YAML: {problem}; mend that line.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{name}: holds {type(content).__name__}, expected keys and values such as `campaign: my-name`; "
+            "`flowscout init` writes an example."
+        )
+    try:
+        return CampaignConfig.model_validate(content)
+    except ValidationError as error:
+        # Unknown keys first: a key that is missing is often the one that was misspelt.
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        raise ConfigError(f"{name}: {'; '.join(map(_explain, details[:3]))}.") from error
+    except ConfigError as error:
+        raise ConfigError(f"{name}: space: {error}") from error
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """Return one mistake as a person would say it."""
+    known, place = _keys_at(detail["loc"])
+    where = ".".join(place) or "the file"
+    if detail["type"] == "extra_forbidden":
+        key = str(detail["loc"][-1])
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        advice = f"did you mean {close[0]!r}" if close else f"known keys are {', '.join(known)}"
+        return f"unknown key {key!r} in {'.'.join(place[:-1]) or 'the file'}; {advice}"
+    if detail["type"] == "missing":
+        return f"{where} is missing; add it"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    came = detail["input"]
+    shown = f" is {came!r}" if isinstance(came, str | int | float | bool | None) else ""
+    return f"{where}{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Return the keys that are known where a mistake was made, and the place in the user's own words."""
+    model: Any = CampaignConfig
+    known: list[str] = []
+    place: list[str] = []
+    for part in location:
+        model, tagged = _member(model, part)
+        if tagged:
+            continue  # the tag of a union is not something the user wrote as a key
+        place.append(str(part))
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            known = list(model.model_fields)
+            field = model.model_fields.get(str(part))
+            model = None if field is None else field.annotation
+    return known, place
+
+
+def _member(annotation: Any, part: int | str) -> tuple[Any, bool]:
+    """Return the model that `part` leads into, and whether `part` is the tag of a union."""
+    origin = get_origin(annotation)
+    if origin is list:
+        return get_args(annotation)[0], isinstance(part, int)
+    if origin is Annotated:
+        return _member(get_args(annotation)[0], part)
+    if origin in (Union, UnionType):
+        for choice in get_args(annotation):
+            fields = getattr(choice, "model_fields", {})
+            if "type" in fields and part in get_args(fields["type"].annotation):
+                return choice, True
+    return annotation, False

@@ -1,0 +1,130 @@
+"""An oracle from a Python function: `module:function` in the campaign's folder or any installed package."""
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowscout.errors import FlowscoutError, OracleError, OracleImportError
+from flowscout.loop.oracles.protocol import MARK, OracleInfo, Request, Result
+
+
+def import_function(name: str, *, folder: Path) -> Callable[..., Any]:
+    """Return the function that `module:function` names, looking in `folder` first.
+
+    `folder` is put on the path as Python does for a script, so that the function may import its neighbours.
+
+    Raises:
+        OracleImportError: the name is not of that form, or cannot be imported, or is no function.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise OracleImportError(
+            f"oracle {name!r} is not of the form module:function, for example assay:score for the function "
+            "score in assay.py beside the campaign file."
+        )
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except FlowscoutError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a user's module raises at import is their message
+        raise OracleImportError(
+            f"oracle {name!r} cannot be imported from {str(folder)!r}: {type(error).__name__}: {error}. "
+            f"Check that {module_name.split('.')[0]}.py stands there and that `python -c 'import "
+            f"{module_name}'` works in this environment."
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        offered = sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_"))
+        raise OracleImportError(
+            f"module {module_name!r} has no function {attribute!r}; it has {', '.join(offered) or 'none'}. "
+            "Name one of them in the campaign file."
+        )
+    return function
+
+
+@dataclass(frozen=True)
+class ScoreOracle:
+    """A plain function from a list of objects to a list of numbers, order kept.
+
+    It is taken for a simulator: calling it again for the same object is harmless.
+    """
+
+    function: Callable[[list[str]], Sequence[float]]
+    info: OracleInfo
+    property: str
+
+    def __call__(self, requests: Sequence[Request]) -> list[Result]:
+        """Call the function once for all requests.
+
+        Raises:
+            OracleError: it did not return one value for each object.
+        """
+        values = list(self.function([request.object for request in requests]))
+        if len(values) != len(requests):
+            raise OracleError(
+                f"oracle {self.info.name!r} returned {len(values)} values for {len(requests)} objects, "
+                "expected one for each, in order; return a list as long as the one that came."
+            )
+        return [self._result(request, value) for request, value in zip(requests, values, strict=True)]
+
+    def _result(self, request: Request, value: Any) -> Result:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if math.isfinite(number):
+            return Result(values={self.property: number})
+        return Result(
+            failure="permanent",
+            message=f"oracle {self.info.name!r} returned {value!r} for {request.object!r}, expected a finite "
+            "number; a failed measurement is Result(failure=...), not a number.",
+        )
+
+
+@dataclass(frozen=True)
+class RequestOracle:
+    """A function marked with `@oracle`: from a list of requests to a list of results."""
+
+    function: Callable[[list[Request]], Sequence[Result]]
+    info: OracleInfo
+
+    def __call__(self, requests: Sequence[Request]) -> list[Result]:
+        """Call the function once for all requests.
+
+        Raises:
+            OracleError: it did not return one `Result` for each request.
+        """
+        results = list(self.function(list(requests)))
+        wrong = [result for result in results if not isinstance(result, Result)]
+        if wrong or len(results) != len(requests):
+            came = f"a {type(wrong[0]).__name__}" if wrong else f"{len(results)} results"
+            raise OracleError(
+                f"oracle {self.info.name!r} returned {came} for {len(requests)} requests, expected one "
+                "flowscout.Result for each, in order."
+            )
+        return results
+
+
+def function_oracle(
+    name: str, *, folder: Path, property: str, cost_usd: float | None = None  # noqa: A002
+) -> ScoreOracle | RequestOracle:
+    """Return the oracle that `module:function` names; `cost_usd` overrides the price it declares.
+
+    Raises:
+        OracleImportError: it cannot be imported.
+    """
+    function = import_function(name, folder=folder)
+    declared = getattr(function, MARK, None)
+    if declared is None:
+        info = OracleInfo(name=name, cost_usd=cost_usd or 0.0)
+        return ScoreOracle(function, info, property)
+    if cost_usd is not None:
+        declared = OracleInfo(**{**vars(declared), "cost_usd": cost_usd})
+    return RequestOracle(function, declared)

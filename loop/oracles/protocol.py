@@ -1,0 +1,104 @@
+"""What an oracle is asked and what it answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+Failure = Literal["transient", "permanent", "infeasible"]
+
+MARK = "__flowscout_oracle__"
+"""The attribute by which a function says that it takes requests and returns results."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One object to be measured. `key` is the idempotency key: the same at every attempt at this measurement."""
+
+    object: str
+    candidate_id: int
+    key: str
+    replicate: int = 1
+    fidelity: str = "default"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a request: a number for each property, or why there is none.
+
+    `sem` and `n` belong to the values; `qualifier` is `=`, `<` or `>`; `cost_usd` is the bill where it is not
+    the oracle's price. A `failure` is `transient` (try again), `permanent` (never will) or `infeasible` (the
+    object cannot exist); a failed result has no values.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    sem: float | None = None
+    n: int | None = None
+    qualifier: str = "="
+    unit: str | None = None
+    as_run: Mapping[str, Any] | None = None
+    cost_usd: float | None = None
+    failure: Failure | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class OracleInfo:
+    """What must be known of an oracle before it is called.
+
+    `idempotent` means: called again with the same key, it neither acts nor bills again. Without that, a call
+    that was cut off is left for a person to settle. `waits_for_people` means: nothing is called; results are
+    told.
+    """
+
+    name: str
+    version: str = "1"
+    fidelity: str = "default"
+    cost_usd: float = 0.0
+    idempotent: bool = True
+    lookup: bool = False
+    waits_for_people: bool = False
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """Whatever measures. One result for each request, in their order."""
+
+    @property
+    def info(self) -> OracleInfo:
+        """Say who measures, at what price, and whether a call may be repeated."""
+        ...
+
+    def __call__(self, requests: Sequence[Request]) -> Sequence[Result]:
+        """Measure. An exception counts as a transient failure of every request."""
+        ...
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def oracle(
+    *,
+    cost_usd: float = 0.0,
+    idempotent: bool = False,
+    name: str | None = None,
+    version: str = "1",
+    fidelity: str = "default",
+) -> Callable[[F], F]:
+    """Mark a function from a list of `Request` to a list of `Result` as an oracle.
+
+    `idempotent` is false unless you say that a repeated key neither acts nor bills again. The function itself
+    is returned unchanged.
+    """
+
+    def mark(function: F) -> F:
+        info = OracleInfo(
+            name=name or function.__name__,
+            version=version,
+            fidelity=fidelity,
+            cost_usd=cost_usd,
+            idempotent=idempotent,
+        )
+        setattr(function, MARK, info)
+        return function
+
+    return mark

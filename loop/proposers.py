@@ -1,0 +1,260 @@
+"""Who proposes: samplers behind one protocol, each trained on a frozen reward and then drawn from.
+
+What is measured of their samples is decided in `loop.selection`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from flowscout.loop.gflownet import Trainer, TrainerSettings, TrainingRecord, log_prob
+from flowscout.loop.gflownet import draw as draw_from
+from flowscout.loop.gflownet.policy import Policy
+from flowscout.loop.rewards import FrozenReward
+from flowscout.loop.spaces.protocol import EditableSpace
+from flowscout.surrogates import spearman
+
+UNIQUE_RANGE = (0.60, 0.85)
+"""The share of unique samples that a round aims for: less is a sampler stuck on a few objects, more is one
+that hardly prefers anything."""
+
+SLOPE_RANGE = (0.7, 1.3)
+"""Where the slope of log p on log R must lie for the sampler to be trusted: it is 1 for the exact one."""
+
+_TEST_DRAWS = 1_000
+_EXPONENT_STEP = 1.2
+_MAX_ADJUSTMENTS = 5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a proposer works on: a space, a frozen reward, and the labelled states, the best first."""
+
+    space: EditableSpace[Any]
+    reward: FrozenReward
+    labelled: Any
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained proposer: the tensors to keep, the reward it ended with, and what to say of it."""
+
+    tensors: Mapping[str, Tensor]
+    reward: FrozenReward
+    params: Mapping[str, Any] = field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    healthy: bool = True
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Finished states that a proposer drew, `n`, and their log-probabilities, `n`, where it knows them."""
+
+    states: Any
+    log_prob: Tensor | None
+
+
+class Proposer(Protocol):
+    """Whatever turns a frozen reward into samples. `train` and `draw` follow from their seeds alone."""
+
+    kind: str
+
+    def train(
+        self, problem: Problem, *, seed: int, warm_start: Mapping[str, Tensor] | None = None
+    ) -> Trained:
+        """Prepare for drawing; `warm_start` holds the tensors of an earlier round's proposer of this kind."""
+        ...
+
+    def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
+        """Return `n` samples, repeats included, in proportion to the reward as well as it can."""
+        ...
+
+
+@dataclass(frozen=True)
+class GFlowNetProposer:
+    """Samples objects in proportion to the reward, by a policy trained for it.
+
+    With `adjust`, the exponent is moved until the share of unique samples lies in `UNIQUE_RANGE`.
+    """
+
+    steps: int = 150
+    adjust: bool = True
+    settings: TrainerSettings = TrainerSettings()
+    kind: str = "gflownet"
+
+    def train(
+        self, problem: Problem, *, seed: int, warm_start: Mapping[str, Tensor] | None = None
+    ) -> Trained:
+        """Train a policy on the reward; judge it on a held-out pool."""
+        trainer = Trainer(
+            problem.space,
+            problem.reward,
+            seed=seed,
+            settings=self.settings,
+            policy_state=warm_start,
+            device=problem.device,
+        )
+        reward = problem.reward
+        record = trainer.fit(self.steps)
+        unique = _unique_share(trainer, seed)
+        # A space of a few thousand objects has no room for so many different samples.
+        adjustable = self.adjust and (problem.space.size or 10**9) >= 20 * _TEST_DRAWS
+        adjustments = 0
+        while adjustable and adjustments < _MAX_ADJUSTMENTS and not _within(unique, UNIQUE_RANGE):
+            factor = _EXPONENT_STEP if unique > UNIQUE_RANGE[1] else 1 / _EXPONENT_STEP
+            reward = reward.with_exponent(reward.exponent * factor)
+            trainer.log_reward = reward
+            record = trainer.fit(max(1, self.steps // 3))
+            unique = _unique_share(trainer, seed)
+            adjustments += 1
+        health = _health(problem, trainer, reward, seed)
+        return Trained(
+            tensors=trainer.policy.state_dict(),
+            reward=reward,
+            params=vars(self.settings) | {"steps": self.steps, "warm_start": warm_start is not None},
+            diagnostics=_diagnostics(record) | health | {"unique_share": unique, "adjustments": adjustments},
+            healthy=_is_healthy(health),
+        )
+
+    def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
+        """Draw from the trained policy."""
+        space = problem.space
+        policy = Policy(
+            space.encoding_dim,
+            space.n_actions,
+            generator=Generator().manual_seed(0),
+            width=self.settings.width,
+            depth=self.settings.depth,
+        )
+        policy.load_state_dict(dict(tensors))
+        policy.to(problem.device)
+        found = draw_from(space, policy, n, generator=Generator(problem.device).manual_seed(seed))
+        return Samples(found.states, found.log_pf)
+
+
+@dataclass(frozen=True)
+class LocalSearchProposer:
+    """Climbs the reward by single edits from the best labelled objects, then draws from all it has seen.
+
+    In each of `generations` the `parents` best objects seen so far give `children` mutants.
+    """
+
+    generations: int = 40
+    parents: int = 64
+    children: int = 192
+    kind: str = "local_search"
+
+    def train(
+        self,
+        problem: Problem,
+        *,
+        seed: int,
+        warm_start: Mapping[str, Tensor] | None = None,  # noqa: ARG002 - it starts from the labelled objects
+    ) -> Trained:
+        """Do nothing: the search itself is made by `draw`."""
+        del seed
+        params = {"generations": self.generations, "parents": self.parents, "children": self.children}
+        return Trained(tensors={}, reward=problem.reward, params=params)
+
+    def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
+        """Return `n` of the objects seen, drawn without repeats in proportion to the reward."""
+        del tensors
+        space, generator = problem.space, Generator(problem.device).manual_seed(seed)
+        texts = space.decode(problem.labelled)
+        seen = {space.key(text): text for text in texts}
+        log_reward = dict(zip(seen, problem.reward(space.parse(list(seen.values()))).tolist(), strict=True))
+        for _ in range(self.generations):
+            best = sorted(seen, key=lambda key: (-log_reward[key], key))[: self.parents]
+            picks = torch.randint(len(best), (self.children,), generator=generator, device=problem.device)
+            parents = space.parse([seen[best[i]] for i in picks.tolist()], problem.device)
+            fresh = {space.key(text): text for text in space.decode(space.mutate(parents, generator))}
+            fresh = {key: text for key, text in fresh.items() if key not in seen}
+            if fresh:
+                values = problem.reward(space.parse(list(fresh.values()), problem.device)).tolist()
+                seen |= fresh
+                log_reward |= dict(zip(fresh, values, strict=True))
+        noise = torch.empty(len(seen), dtype=torch.float64).exponential_(
+            generator=Generator().manual_seed(seed)
+        )
+        # Gumbel top-k: a draw without replacement in proportion to the reward.
+        perturbed = torch.tensor([log_reward[key] for key in seen], dtype=torch.float64) - noise.log()
+        order = perturbed.argsort(descending=True)[:n].tolist()
+        keys = list(seen)
+        return Samples(space.parse([seen[keys[i]] for i in order], problem.device), None)
+
+
+@dataclass(frozen=True)
+class RandomProposer:
+    """Draws uniformly from the space: what is done before anything is known, and the floor of benchmarks."""
+
+    kind: str = "random"
+
+    def train(
+        self,
+        problem: Problem,
+        *,
+        seed: int,
+        warm_start: Mapping[str, Tensor] | None = None,  # noqa: ARG002 - there is nothing to learn
+    ) -> Trained:
+        """Do nothing."""
+        del seed
+        return Trained(tensors={}, reward=problem.reward)
+
+    def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
+        """Return `n` finished objects, each step a uniform legal action."""
+        del tensors
+        return Samples(uniform_states(problem.space, n, seed=seed, device=problem.device), None)
+
+
+def uniform_states(space: EditableSpace[Any], n: int, *, seed: int, device: torch.device) -> Any:
+    """Return `n` finished states, each step of their making a uniform legal action."""
+    generator = Generator(device).manual_seed(seed)
+    # The forward head of a new policy is zero, so it takes every legal action with equal probability.
+    policy = Policy(space.encoding_dim, space.n_actions, generator=Generator().manual_seed(0), width=1, depth=1)
+    return draw_from(space, policy.to(device), n, generator=generator).states
+
+
+def _unique_share(trainer: Trainer[Any], seed: int) -> float:
+    device = trainer.generator.device
+    found = trainer.draw(_TEST_DRAWS, generator=Generator(device).manual_seed(seed))
+    keys = {trainer.space.key(text) for text in trainer.space.decode(found.states)}
+    return len(keys) / _TEST_DRAWS
+
+
+def _health(problem: Problem, trainer: Trainer[Any], reward: FrozenReward, seed: int) -> dict[str, float]:
+    """Compare log p with log R on a held-out pool: half drawn uniformly, half from the policy itself."""
+    space, device = problem.space, problem.device
+    drawn = trainer.draw(_TEST_DRAWS, generator=Generator(device).manual_seed(seed + 1)).states
+    found = []
+    for states in (uniform_states(space, _TEST_DRAWS, seed=seed, device=device), drawn):
+        log_p = log_prob(space, trainer.policy, states).double().cpu()
+        log_r = (reward(states) - space.log_symmetry(states)).double().cpu()
+        found.append((log_p, log_r))
+    log_p, log_r = (torch.cat(part) for part in zip(*found, strict=True))
+    centred_p, centred_r = log_p - log_p.mean(), log_r - log_r.mean()
+    variance = (centred_r @ centred_r).item()
+    slope = (centred_p @ centred_r).item() / variance if variance > 0 else 0.0
+    return {"slope": slope, "spearman": spearman(log_p, log_r) or 0.0}
+
+
+def _is_healthy(health: Mapping[str, float]) -> bool:
+    return _within(health["slope"], SLOPE_RANGE) and health["spearman"] > 0.5
+
+
+def _diagnostics(record: TrainingRecord) -> dict[str, Any]:
+    losses = record.loss
+    return {
+        "steps": record.steps,
+        "loss": sum(losses[-10:]) / len(losses[-10:]),
+        "log_z": record.log_z,
+        "seconds": record.seconds,
+        "reward_seconds": record.reward_seconds,
+    }
+
+
+def _within(value: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] <= value <= bounds[1]
