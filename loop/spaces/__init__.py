@@ -1,1 +1,34 @@
-"""Placeholder."""
+"""What can be built: one protocol, and the spaces that keep it.
+
+Rewards and policies do not belong here: a space knows what may be built, never what is good. The names below
+load on first use, so that `flowscout.loop.spaces.alphabets` can check objects without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowscout.loop.spaces.alphabets import SequenceRules
+    from flowscout.loop.spaces.protocol import EditableSpace, Space, State
+    from flowscout.loop.spaces.sequence import SequenceSpace, SequenceState
+
+__all__ = ["EditableSpace", "SequenceRules", "SequenceSpace", "SequenceState", "Space", "State"]
+
+_HOMES = {
+    "EditableSpace": "flowscout.loop.spaces.protocol",
+    "SequenceRules": "flowscout.loop.spaces.alphabets",
+    "SequenceSpace": "flowscout.loop.spaces.sequence",
+    "SequenceState": "flowscout.loop.spaces.sequence",
+    "Space": "flowscout.loop.spaces.protocol",
+    "State": "flowscout.loop.spaces.protocol",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
