@@ -70,7 +70,7 @@ def unfold(space: Space[S], device: torch.device | str = "cpu") -> StateGraph[S]
             )
         reached = space.step(levels[-1][parent], action)
         child, first = _identify(space, reached)
-        log_pb = uniform_log_pb(space, reached).double()
+        log_pb = uniform_log_pb(space, reached)
         levels.append(reached[first])
         edges.append(Edges(parent, action, child, log_pb))
     return StateGraph(tuple(levels), tuple(edges))

@@ -53,13 +53,13 @@ def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def uniform_log_pb(space: Space[S], child: S) -> Tensor:
-    """Return the log-probability, float32 `b`, of each backward action under a uniform backward policy.
+    """Return the log-probability, float64 `b`, of each backward action under a uniform backward policy.
 
     It is 0 in a tree, where every state has one parent.
     """
     if space.is_tree:
-        return torch.zeros(len(child), device=child.device)
-    return -space.backward_mask(child).sum(dim=1).float().log()
+        return torch.zeros(len(child), dtype=torch.float64, device=child.device)
+    return -space.backward_mask(child).sum(dim=1).double().log()
 
 
 def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:

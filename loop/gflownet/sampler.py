@@ -23,7 +23,7 @@ class Trajectories(Generic[S]):
     """A batch of `b` whole trajectories of `t` steps, from the first state to a finished object.
 
     `encodings` is float32 `t x b x d` and `masks` bool `t x b x A`, both of the states in which `actions`,
-    int64 `t x b`, were taken; `log_pb` is float32 `t x b`; `terminal` holds the finished objects.
+    int64 `t x b`, were taken; `log_pb` is float64 `t x b`; `terminal` holds the finished objects.
     """
 
     terminal: S

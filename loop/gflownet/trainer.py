@@ -206,7 +206,7 @@ class Trainer(Generic[S]):
         return (log_r.to(terminal.device) - self.space.log_symmetry(terminal)).float()
 
     def _update(self, trajectories: Trajectories[S], log_target: Tensor) -> Tensor:
-        log_pf, log_pb = trajectories.log_pf(self.policy), trajectories.log_pb.T
+        log_pf, log_pb = trajectories.log_pf(self.policy), trajectories.log_pb.float().T
         by_batch = self.settings.loss == "log_partition_variance"
         if by_batch or self._steps == 0:
             with torch.no_grad():
@@ -244,9 +244,10 @@ class Trainer(Generic[S]):
             if term == "log_reward"
             else "Lower the learning rate, or check that the warm start's weights are finite."
         )
+        value = float(values[bad[0]].detach())
         raise NonFiniteError(
-            f"{term} is {float(values[bad[0]].detach())} for the object {name!r} ({len(bad)} of {len(values)} in the "
-            f"batch), expected a finite number. {advice}"
+            f"{term} is {value} for the object {name!r} ({len(bad)} of {len(values)} in the batch), "
+            f"expected a finite number. {advice}"
         )
 
     def _unique_share(self, batches: deque[S]) -> float:
