@@ -39,8 +39,8 @@ class TrainerSettings:
 
     loss: Loss = "trajectory_balance"
     batch_size: int = 192
-    learning_rate: float = 3e-3
-    log_z_learning_rate: float = 0.05
+    learning_rate: float = 1e-2
+    log_z_learning_rate: float = 0.1
     epsilon: float = 0.02
     clip_norm: float = 10.0
     width: int = 128
