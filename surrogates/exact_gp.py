@@ -1,0 +1,343 @@
+"""An exact Gaussian process over category codes: the default surrogate up to a few thousand labels.
+
+Kernels live in `kernels.py`, scores in `diagnostics.py`; several outputs and pending points will be other
+classes behind the same `Surrogate` protocol.
+"""
+
+import logging
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from botorch import settings
+from botorch.exceptions.errors import ModelFittingError
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from botorch.posteriors.posterior import Posterior
+from gpytorch.constraints import GreaterThan
+from gpytorch.distributions import MultivariateNormal
+from gpytorch.kernels import Kernel, ScaleKernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.priors import GammaPrior, LogNormalPrior
+from torch import Generator, Tensor
+
+from flowscout.errors import FlowscoutError, LabelError, ShapeError
+from flowscout.surrogates.diagnostics import leave_one_out, score_predictions
+from flowscout.surrogates.kernels import HammingKernel, SymmetricKernel, Symmetry, cholesky
+
+_log = logging.getLogger(__name__)
+
+_CHUNK = 4096
+"""Points predicted at once: bounds memory at about 60 MB for 300 labels, whole landscapes included."""
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What predictions are made from. Never changed in place: see guarantee 1 of `Surrogate`."""
+
+    model: SingleTaskGP
+    X: Tensor  # n x d
+    residual: Tensor  # n, standardised labels less the prior mean
+    cholesky: Tensor  # n x n, of the labels' covariance, noise included
+    alpha: Tensor  # n, the covariance's inverse times the residual
+    label_mean: Tensor  # scalar
+    label_sd: Tensor  # scalar
+    fit_succeeded: bool
+
+
+class ExactGP:
+    """Model labels on codes `n x d` (float64 integers from 0) with an ARD Hamming-exponential kernel.
+
+    `symmetry` maps codes to the codes of equivalent objects (the reverse complement of double-stranded
+    DNA); the model then cannot tell the two apart. Hyper-parameters maximise the marginal likelihood with
+    priors, in at most `max_iterations` steps: longer fits over-fit a hundred labels. With one label, or all
+    equal, there is nothing to learn them from and the priors' modes stay.
+
+    `fit_succeeded` in the diagnostics is 0 where the optimiser failed and the defaults stand in.
+    """
+
+    def __init__(self, *, symmetry: Symmetry | None = None, max_iterations: int = 75) -> None:
+        self._symmetry = symmetry
+        self._max_iterations = max_iterations
+        self._fitted: _Fitted | None = None
+
+    def fit(self, X: Tensor, Y: Tensor) -> None:
+        """Fit to codes `X`, `n x d`, and labels `Y`, `n x 1`, both float64.
+
+        Raises: ShapeError for wrong shapes or dtypes; LabelError, naming the row, for a label that is not
+        finite, or if the labels' spread overflows.
+        """
+        labels = _check_labels(X, Y)
+        label_mean, label_sd = _label_scale(labels)
+        standardised = (labels - label_mean) / label_sd
+        model = _build(X, standardised, self._symmetry)
+        succeeded = True
+        if bool((standardised != 0.0).any()):
+            succeeded = _maximise_likelihood(model, self._max_iterations)
+            if not succeeded:
+                model = _build(X, standardised, self._symmetry)
+        self._fitted = _condition(model, X, standardised, label_mean, label_sd, fit_succeeded=succeeded)
+
+    def mean_sd(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the marginal posterior mean and sd of the noise-free label at `X`, `n x d`: `n` and `n`."""
+        fitted = self._require_fit(X)
+        parts = [_marginal(fitted, chunk) for chunk in torch.split(X, _CHUNK)]
+        mean = torch.cat([part[0] for part in parts])
+        sd = torch.cat([part[1] for part in parts])
+        return fitted.label_mean + fitted.label_sd * mean, fitted.label_sd * sd
+
+    def posterior(self, X: Tensor) -> Posterior:
+        """Return the joint posterior of the noise-free labels at `X`, `n x d`; event shape `n x 1`."""
+        mean, covariance = self._joint(X)
+        return GPyTorchPosterior(MultivariateNormal(mean, covariance))
+
+    def sample(self, X: Tensor, n_draws: int, *, generator: Generator) -> Tensor:
+        """Return joint posterior draws of the noise-free labels at `X`, `n_draws x n`.
+
+        Costs the Cholesky factor of an `n x n` matrix: keep `n` under a few thousand.
+        """
+        mean, covariance = self._joint(X)
+        noise = torch.randn(n_draws, mean.numel(), generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + noise @ cholesky(covariance).mT
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the hyper-parameters, the labels' scale and the number of labels."""
+        fitted = self._require_fit()
+        state = {f"model.{name}": value.detach().clone() for name, value in fitted.model.named_parameters()}
+        state["label_mean"] = fitted.label_mean.clone()
+        state["label_sd"] = fitted.label_sd.clone()
+        state["n_labels"] = torch.tensor(fitted.X.shape[0])
+        state["fit_succeeded"] = torch.tensor(fitted.fit_succeeded)
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor], X: Tensor, Y: Tensor) -> None:
+        """Rebuild the fit that gave `state` from its data, `n x d` and `n x 1`, without fitting.
+
+        Raises: ShapeError if the state is of another surrogate or of other data.
+        """
+        labels = _check_labels(X, Y)
+        _check_state(state, X)
+        standardised = (labels - state["label_mean"]) / state["label_sd"]
+        model = _build(X, standardised, self._symmetry)
+        parameters = dict(model.named_parameters())
+        stored = {name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")}
+        if {n: p.shape for n, p in parameters.items()} != {n: v.shape for n, v in stored.items()}:
+            raise ShapeError(
+                f"the state holds { ({n: tuple(v.shape) for n, v in stored.items()})!r}, expected "
+                f"{ ({n: tuple(p.shape) for n, p in parameters.items()})!r}. Rebuild with the surrogate, the "
+                "symmetry and the code width of the fit."
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(stored[name])
+        self._fitted = _condition(
+            model,
+            X,
+            standardised,
+            state["label_mean"].clone(),
+            state["label_sd"].clone(),
+            fit_succeeded=bool(state["fit_succeeded"].item()),
+        )
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return hyper-parameters and leave-one-out scores, the latter on the scale of the labels.
+
+        Keys: n_labels, fit_succeeded, noise_sd (labels' scale), output_scale, lengthscale_min,
+        lengthscale_max, log_marginal_likelihood (of the standardised labels, per label), and loo_rmse,
+        loo_r2, loo_spearman, loo_nlpd, loo_coverage90 where they are defined.
+        """
+        fitted = self._require_fit()
+        n = fitted.residual.numel()
+        lengthscale = _hamming(fitted.model.covar_module).lengthscale.detach()
+        log_likelihood = (
+            -0.5 * (fitted.residual @ fitted.alpha)
+            - fitted.cholesky.diagonal().log().sum()
+            - 0.5 * n * math.log(2.0 * math.pi)
+        )
+        error, sd = leave_one_out(fitted.cholesky, fitted.residual)
+        measured = fitted.label_sd * fitted.residual
+        scores = score_predictions(measured - fitted.label_sd * error, fitted.label_sd * sd, measured)
+        noise_sd = fitted.model.likelihood.noise.detach().sqrt() * fitted.label_sd
+        return {
+            "n_labels": float(n),
+            "fit_succeeded": float(fitted.fit_succeeded),
+            "noise_sd": noise_sd.item(),
+            "output_scale": fitted.model.covar_module.outputscale.item(),
+            "lengthscale_min": lengthscale.min().item(),
+            "lengthscale_max": lengthscale.max().item(),
+            "log_marginal_likelihood": log_likelihood.item() / n,
+            **scores.as_dict("loo_"),
+        }
+
+    def _joint(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the joint posterior mean `n` and covariance `n x n` on the scale of the labels."""
+        fitted = self._require_fit(X)
+        with torch.no_grad():
+            cross = _covariance(fitted.model, X, fitted.X)
+            mean = fitted.model.mean_module.constant + cross @ fitted.alpha
+            explained = torch.linalg.solve_triangular(fitted.cholesky, cross.mT, upper=False)
+            covariance = _covariance(fitted.model, X, X) - explained.mT @ explained
+            # Exactly symmetric, so that a Cholesky factor of either triangle is the same.
+            covariance = 0.5 * (covariance + covariance.mT)
+            return fitted.label_mean + fitted.label_sd * mean, fitted.label_sd.square() * covariance
+
+    def _require_fit(self, X: Tensor | None = None) -> _Fitted:
+        if self._fitted is None:
+            raise FlowscoutError(
+                "the surrogate holds no labels, expected a fit before a prediction. "
+                "Call fit(X, Y) or load_state_dict(state, X, Y) first."
+            )
+        if X is not None:
+            _check_codes(X, self._fitted.X.shape[1])
+        return self._fitted
+
+
+def _build(X: Tensor, standardised: Tensor, symmetry: Symmetry | None) -> SingleTaskGP:
+    """Return a model of `X`, `n x d`, and standardised labels, `n`, at its default hyper-parameters."""
+    kernel: Kernel = HammingKernel(
+        ard_num_dims=X.shape[1],
+        lengthscale_prior=GammaPrior(3.0, 6.0),
+        lengthscale_constraint=GreaterThan(1e-2, transform=None, initial_value=0.5),
+    )
+    if symmetry is not None:
+        kernel = SymmetricKernel(kernel, symmetry)
+    scaled = ScaleKernel(
+        kernel,
+        outputscale_prior=LogNormalPrior(0.0, 1.0),
+        outputscale_constraint=GreaterThan(1e-3, transform=None, initial_value=1.0),
+    )
+    likelihood = GaussianLikelihood(
+        noise_prior=LogNormalPrior(-4.0, 1.0),
+        # 1e-4 of the labels' variance: repeated objects with equal labels still leave a Cholesky factor.
+        noise_constraint=GreaterThan(1e-4, transform=None, initial_value=math.exp(-3.0)),
+    )
+    with settings.validate_input_scaling(False):
+        return SingleTaskGP(
+            X, standardised.unsqueeze(-1), likelihood=likelihood, covar_module=scaled, outcome_transform=None
+        )
+
+
+def _maximise_likelihood(model: SingleTaskGP, max_iterations: int) -> bool:
+    """Fit the hyper-parameters in place; return False, leaving them in any state, if that failed."""
+    mll = ExactMarginalLogLikelihood(model.likelihood, model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # One attempt: further ones start from random draws of the priors. An abnormal end of the line
+            # search is kept, because the point it reached is still the best seen.
+            fit_gpytorch_mll(
+                mll,
+                optimizer_kwargs={"options": {"maxiter": max_iterations}},
+                max_attempts=1,
+                warning_handler=lambda _: True,
+            )
+    except (ModelFittingError, RuntimeError, ValueError) as err:
+        _log.info("the marginal likelihood could not be maximised, defaults stand in: %s", err)
+        return False
+    return all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def _condition(
+    model: SingleTaskGP,
+    X: Tensor,
+    standardised: Tensor,
+    label_mean: Tensor,
+    label_sd: Tensor,
+    *,
+    fit_succeeded: bool,
+) -> _Fitted:
+    """Return the factors that every prediction shares, for labels `n` at `X`, `n x d`."""
+    model.eval()
+    with torch.no_grad():
+        residual = standardised - model.mean_module.constant
+        noise = model.likelihood.noise * torch.eye(X.shape[0], dtype=X.dtype, device=X.device)
+        factor = cholesky(_covariance(model, X, X) + noise)
+        alpha = torch.cholesky_solve(residual.unsqueeze(-1), factor).squeeze(-1)
+    return _Fitted(model, X.clone(), residual, factor, alpha, label_mean, label_sd, fit_succeeded)
+
+
+def _marginal(fitted: _Fitted, X: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the standardised posterior mean and sd at `X`, `n x d`: `n` and `n`."""
+    with torch.no_grad():
+        cross = _covariance(fitted.model, X, fitted.X)
+        mean = fitted.model.mean_module.constant + cross @ fitted.alpha
+        explained = torch.linalg.solve_triangular(fitted.cholesky, cross.mT, upper=False)
+        # Both kernels have diagonal one, so the prior variance is the output scale everywhere.
+        variance = fitted.model.covar_module.outputscale - explained.square().sum(0)
+        return mean, variance.clamp_min(1e-12).sqrt()
+
+
+def _covariance(model: SingleTaskGP, a: Tensor, b: Tensor) -> Tensor:
+    """Return the prior covariance of `n x d` and `m x d` codes, `n x m`, without lazy evaluation."""
+    scale_kernel = model.covar_module
+    covariance: Tensor = scale_kernel.outputscale * scale_kernel.base_kernel.forward(a, b)
+    return covariance
+
+
+def _hamming(scaled: ScaleKernel) -> Kernel:
+    kernel = scaled.base_kernel
+    return kernel.base_kernel if isinstance(kernel, SymmetricKernel) else kernel
+
+
+def _label_scale(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and sd that standardise `labels`, `n`; sd 1 where they are constant to rounding."""
+    mean = labels.mean()
+    sd = (labels - mean).square().mean().sqrt()
+    if not bool(sd.isfinite()):
+        raise LabelError(
+            f"labels between {labels.min().item():.3g} and {labels.max().item():.3g} overflow when their "
+            "variance is taken, expected magnitudes under 1e150. Rescale them, or use their logarithms."
+        )
+    if sd <= 1e-13 * labels.abs().max():
+        return labels[0].clone(), torch.ones_like(sd)
+    return mean, sd
+
+
+def _check_codes(X: Tensor, width: int | None = None) -> None:
+    if X.ndim != 2 or X.dtype != torch.float64 or (width is not None and X.shape[1] != width):
+        raise ShapeError(
+            f"X has shape {tuple(X.shape)} and dtype {X.dtype}, expected n x {width or 'd'} codes in "
+            "torch.float64. Convert with X.to(torch.float64); one object is a single row, X.unsqueeze(0)."
+        )
+    if X.shape[0] == 0:
+        raise ShapeError(f"X has shape {tuple(X.shape)}, expected at least one row. Leave empty calls out.")
+    if not bool((X >= 0).all() and (X.floor() == X).all() and X.isfinite().all()):
+        raise ShapeError(
+            "X holds values that are not category codes, expected integers from 0 in every entry. "
+            "Encode letters by their place in the alphabet."
+        )
+
+
+def _check_labels(X: Tensor, Y: Tensor) -> Tensor:
+    """Return the labels as a vector, `n`, once `X`, `n x d`, and `Y`, `n x 1`, fit together."""
+    _check_codes(X)
+    if Y.shape != (X.shape[0], 1) or Y.dtype != torch.float64:
+        raise ShapeError(
+            f"Y has shape {tuple(Y.shape)} and dtype {Y.dtype}, expected ({X.shape[0]}, 1) in torch.float64: "
+            "one row per row of X, one column per property. A vector becomes a column by Y.unsqueeze(-1)."
+        )
+    bad = (~Y.isfinite()).nonzero()
+    if bad.numel():
+        row = int(bad[0, 0].item())
+        raise LabelError(
+            f"label {Y[row, 0].item()!r} at row {row}, expected a finite number. "
+            "Record a failed measurement as missing and leave its row out of the training set."
+        )
+    return Y.squeeze(-1).clone()
+
+
+def _check_state(state: dict[str, Tensor], X: Tensor) -> None:
+    required = {"label_mean", "label_sd", "n_labels", "fit_succeeded"}
+    if not required <= state.keys():
+        raise ShapeError(
+            f"the state has no {', '.join(sorted(required - state.keys()))}, expected the state_dict() of an "
+            "ExactGP. Refit, or load the artefact of this surrogate."
+        )
+    if int(state["n_labels"].item()) != X.shape[0]:
+        raise ShapeError(
+            f"the state was fitted to {int(state['n_labels'].item())} labels and {X.shape[0]} came, expected "
+            "the same rows. Take exactly the rows with seq <= the fit's data_upto_seq."
+        )
