@@ -76,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--strand double came with {task.name}, expected a DNA table that scores reverse "
                 "complements alike. Leave the option out."
             )
+        if options.json is not None and not options.json.parent.is_dir():
+            raise ConfigError(
+                f"--json {options.json} is in no existing folder, expected one. Make {options.json.parent} first."
+            )
         rows = []
         for name in methods:
             for seed in range(options.seeds):
@@ -170,9 +174,10 @@ def _methods(text: str) -> list[str]:
 def _table(task: Task, rows: Sequence[Row], *, strand: str) -> Table:
     """Return the printed table: per method the median and the range over seeds."""
     distances = "over both strands" if task.landscape.image else "as read"
+    best = ceiling(task.landscape, image=task.landscape.image if strand == "double" else None)
     table = Table(
         title=f"{task.name}: {task.n_initial} labels, then {task.n_calls} calls in {task.n_rounds} rounds",
-        caption=f"median (range) over seeds; ceiling of mean_top128 {ceiling(task.landscape):.4f}; "
+        caption=f"median (range) over seeds; ceiling of mean_top128 {best:.4f}; "
         f"distances {distances}; methods told: {strand} strand",
     )
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from landscape import Landscape
 
 from flowscout.loop.metrics import (
+    Image,
     distinct_hits,
     mean_least_distance,
     mean_pairwise_distance,
@@ -83,9 +84,13 @@ def auc_top(landscape: Landscape, initial: Sequence[str], calls: Sequence[str], 
     return total / len(calls) if calls else landscape.minimum
 
 
-def ceiling(landscape: Landscape) -> float:
-    """Return the mean of the landscape's best 128 scores: no method can do better."""
-    return _padded_mean(sorted(landscape.scores.values(), reverse=True)[:N_TOP], N_TOP, landscape.minimum)
+def ceiling(landscape: Landscape, *, image: Image | None = None) -> float:
+    """Return the mean of the best 128 scores: no method can do better.
+
+    With `image` an object and its image are bought once between them, as by a method that is told so.
+    """
+    values = sorted((v for s, v in landscape.scores.items() if image is None or s <= image(s)), reverse=True)
+    return _padded_mean(values[:N_TOP], N_TOP, landscape.minimum)
 
 
 def _found(

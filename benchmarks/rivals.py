@@ -182,7 +182,7 @@ def _children(
 ) -> np.ndarray:
     """Return `n x l` codes: a parent, crossed uniformly with another at `p_crossover`, then mutated.
 
-    Every letter changes to another one with probability 1/l, and one letter at least is drawn anew.
+    Every letter changes to another one with probability 1/l; where none does, one of them is made to.
     """
     length = parents.shape[1]
     first, second = parents[rng.integers(len(parents), size=(2, n))]
@@ -191,7 +191,7 @@ def _children(
     mutated = rng.random((n, length)) < 1.0 / length
     mutated[np.arange(n), rng.integers(length, size=n)] |= ~mutated.any(axis=1)
     shift = rng.integers(1, max(n_letters, 2), size=(n, length))
-    return np.where(mutated, (children + shift) % n_letters, children)
+    return np.asarray(np.where(mutated, (children + shift) % n_letters, children))
 
 
 def _code_symmetry(problem: Problem) -> Callable[[Tensor], Tensor] | None:
