@@ -70,23 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not console.is_terminal:
             console.width = 30 + 28 * len(methods)  # a file has no width to wrap to
         task = _task(options)
-        image = task.landscape.image if options.strand == "double" else None
-        if options.strand == "double" and image is None:
-            raise ConfigError(
-                f"--strand double came with {task.name}, expected a DNA table that scores reverse "
-                "complements alike. Leave the option out."
-            )
-        if options.json is not None and not options.json.parent.is_dir():
-            raise ConfigError(
-                f"--json {options.json} is in no existing folder, expected one. Make {options.json.parent} first."
-            )
+        _check_options(options, task)
         rows = []
         for name in methods:
             for seed in range(options.seeds):
                 console.print(f"{task.name} {name} seed {seed} ...", style="dim", highlight=False)
                 rows.append(run_once(task, name, seed, strand=options.strand))
     except InputError as err:
-        errors.print(f"error: {err}", style="red", highlight=False, soft_wrap=True)
+        errors.print(f"error: {err}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
     console.print(_table(task, rows, strand=options.strand))
     if options.json is not None:
@@ -169,6 +160,20 @@ def _methods(text: str) -> list[str]:
             f"Separate them by commas{'; remove ' + ', '.join(unknown) if unknown else ''}."
         )
     return list(dict.fromkeys(names))
+
+
+def _check_options(options: argparse.Namespace, task: Task) -> None:
+    """Refuse, before anything is spent, what would fail at the end."""
+    if options.strand == "double" and task.landscape.image is None:
+        raise ConfigError(
+            f"--strand double came with {task.name}, expected a DNA table that scores reverse complements "
+            "as their originals. Leave the option out."
+        )
+    if options.json is not None and not options.json.parent.is_dir():
+        raise ConfigError(
+            f"--json is {options.json}, expected a file in an existing folder. "
+            f"Make {options.json.parent} first."
+        )
 
 
 def _table(task: Task, rows: Sequence[Row], *, strand: str) -> Table:
