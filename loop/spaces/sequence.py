@@ -4,7 +4,7 @@ Checking text without torch belongs in `alphabets`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -201,6 +201,13 @@ class SequenceSpace:
         places = torch.randint(self.max_steps, (n,), generator=generator, device=device)
         shifts = torch.randint(1, self.n_actions, (n,), generator=generator, device=device)
         return self._substitute(state.tokens, places, shifts)
+
+    @property
+    def symmetry(self) -> Callable[[Tensor], Tensor] | None:
+        """Map features `n x L` to those of the other strand, or None where there is one strand."""
+        if self._complement is None:
+            return None
+        return lambda codes: self._other_strand(codes.long()).to(codes.dtype)
 
     def _substitute(self, tokens: Tensor, places: Tensor, shifts: Tensor) -> SequenceState:
         column = places.unsqueeze(1)
