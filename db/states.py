@@ -4,7 +4,6 @@ SQL that changes a state goes through `sources_of`, so that an illegal change up
 """
 
 from enum import StrEnum
-from types import MappingProxyType
 
 from flowscout.errors import StateError
 
@@ -102,37 +101,45 @@ State = CampaignState | RoundState | EvaluationState | AttemptState
 _C, _R, _E, _A = CampaignState, RoundState, EvaluationState, AttemptState
 _STOPS = {_R.FAILED, _R.CANCELLED}
 
-TRANSITIONS: MappingProxyType[State, frozenset[State]] = MappingProxyType(
-    {
-        _C.ACTIVE: frozenset({_C.PAUSED, _C.FINISHED}),
-        _C.PAUSED: frozenset({_C.ACTIVE, _C.FINISHED}),
-        _C.FINISHED: frozenset({_C.ACTIVE}),  # a raised budget reopens a campaign
-        _R.PLANNED: frozenset({_R.FITTING, *_STOPS}),
-        _R.FITTING: frozenset({_R.TRAINING, *_STOPS}),
-        _R.TRAINING: frozenset({_R.PROPOSED, *_STOPS}),
-        _R.PROPOSED: frozenset({_R.AWAITING_APPROVAL, _R.DISPATCHED, *_STOPS}),
-        _R.AWAITING_APPROVAL: frozenset({_R.DISPATCHED, *_STOPS}),
-        _R.DISPATCHED: frozenset({_R.COMPLETE, *_STOPS}),
-        _R.COMPLETE: frozenset(),
-        _R.FAILED: frozenset({_R.DISPATCHED, _R.CANCELLED}),  # a failed dispatch may be taken up again
-        _R.CANCELLED: frozenset(),
-        _E.QUEUED: frozenset({_E.RUNNING, _E.DONE, _E.CANCELLED}),  # done: a person told the result
-        _E.RUNNING: frozenset({_E.DONE, _E.FAILED, _E.UNKNOWN, _E.QUEUED}),
-        _E.DONE: frozenset(),
-        _E.FAILED: frozenset({_E.QUEUED, _E.DONE}),
-        _E.UNKNOWN: frozenset({_E.QUEUED, _E.DONE, _E.FAILED}),
-        _E.CANCELLED: frozenset({_E.DONE}),  # a late result is always accepted
-        _A.RUNNING: frozenset({_A.SUCCEEDED, _A.FAILED, _A.EXPIRED}),
-        _A.SUCCEEDED: frozenset(),
-        _A.FAILED: frozenset(),
-        _A.EXPIRED: frozenset({_A.SUCCEEDED, _A.FAILED}),
-    }
-)
+# One table for each kind of thing: members of two enums with the same text are equal, so that one dictionary
+# of all states would let a later one overwrite an earlier one.
+TRANSITIONS: dict[type[State], dict[State, set[State]]] = {
+    CampaignState: {
+        _C.ACTIVE: {_C.PAUSED, _C.FINISHED},
+        _C.PAUSED: {_C.ACTIVE, _C.FINISHED},
+        _C.FINISHED: {_C.ACTIVE},  # a raised budget reopens a campaign
+    },
+    RoundState: {
+        _R.PLANNED: {_R.FITTING, *_STOPS},
+        _R.FITTING: {_R.TRAINING, *_STOPS},
+        _R.TRAINING: {_R.PROPOSED, *_STOPS},
+        _R.PROPOSED: {_R.AWAITING_APPROVAL, _R.DISPATCHED, *_STOPS},
+        _R.AWAITING_APPROVAL: {_R.DISPATCHED, *_STOPS},
+        _R.DISPATCHED: {_R.COMPLETE, *_STOPS},
+        _R.COMPLETE: set(),
+        _R.FAILED: {_R.DISPATCHED, _R.CANCELLED},  # a failed dispatch may be taken up again
+        _R.CANCELLED: set(),
+    },
+    EvaluationState: {
+        _E.QUEUED: {_E.RUNNING, _E.DONE, _E.CANCELLED},  # done: a person told the result
+        _E.RUNNING: {_E.DONE, _E.FAILED, _E.UNKNOWN, _E.QUEUED},
+        _E.DONE: set(),
+        _E.FAILED: {_E.QUEUED, _E.DONE},
+        _E.UNKNOWN: {_E.QUEUED, _E.DONE, _E.FAILED},
+        _E.CANCELLED: {_E.DONE},  # a late result is always accepted
+    },
+    AttemptState: {
+        _A.RUNNING: {_A.SUCCEEDED, _A.FAILED, _A.EXPIRED},
+        _A.SUCCEEDED: set(),
+        _A.FAILED: set(),
+        _A.EXPIRED: {_A.SUCCEEDED, _A.FAILED},
+    },
+}
 
 
 def sources_of(target: State) -> list[State]:
     """Return the states from which `target` may be reached."""
-    return [source for source, targets in TRANSITIONS.items() if target in targets]
+    return [source for source, targets in TRANSITIONS[type(target)].items() if target in targets]
 
 
 def check_transition(source: State, target: State, *, what: str) -> None:
@@ -141,6 +148,7 @@ def check_transition(source: State, target: State, *, what: str) -> None:
     Raises:
         StateError: `what` cannot go from `source` to `target`.
     """
-    if target not in TRANSITIONS[source]:
-        legal = ", ".join(sorted(TRANSITIONS[source])) or "nothing: it is final"
+    targets = TRANSITIONS[type(target)][source]
+    if target not in targets:
+        legal = ", ".join(sorted(targets)) or "nothing: it is final"
         raise StateError(f"{what} is {source}, so it cannot become {target}; it can become {legal}.")
