@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowscout.errors import ObjectError
+from flowscout.errors import ConfigError, ObjectError
+from flowscout.loop.gflownet import (
+    Policy,
+    Trainer,
+    TrainerSettings,
+    exact_law,
+    log_prob,
+    log_z_error,
+    target_law,
+    total_variation,
+)
 from flowscout.loop.spaces import SequenceSpace
 from flowscout.testing.spaces import SpaceContract
 
@@ -173,6 +183,24 @@ class TestGraphWithManyTrajectoriesPerObject(SpaceContract):
     @pytest.fixture
     def objects(self):
         return ["1110000", "0001011", "0101010"]
+
+    def test_training_counts_the_trajectories_of_an_object(self, space):
+        # Every object has 3! trajectories: without log P_B, log Z would be off by log 6.
+        def log_reward(state):
+            return state.chosen.float() @ torch.arange(7.0) / 2
+
+        trainer = Trainer(space, log_reward, settings=TrainerSettings(learning_rate=3e-3))
+        trainer.fit(300)
+        law = exact_law(space, trainer.policy)
+        target = target_law(space, log_reward, law.states)
+        # 0.05: what the noise of the last steps leaves, twice over.
+        assert total_variation(law, target) < 0.05
+        assert log_z_error(law, target) < 0.05
+
+    def test_exact_log_prob_is_refused(self, space, objects):
+        policy = Policy(space.encoding_dim, space.n_actions, generator=torch.Generator().manual_seed(0))
+        with pytest.raises(ConfigError, match="not a tree"):
+            log_prob(space, policy, space.parse(objects))
 
 
 class UnreachableParents(SubsetSpace):
