@@ -17,6 +17,7 @@ from flowscout.errors import ConfigError, NonFiniteError, ShapeError
 from flowscout.loop.gflownet.losses import log_partition_variance, log_z_samples, trajectory_balance
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.gflownet.sampler import Draw, Trajectories, draw, log_prob, rollout
+from flowscout.loop.gflownet.threads import one_thread
 from flowscout.loop.spaces.protocol import S, Space
 
 Loss = Literal["trajectory_balance", "log_partition_variance"]
@@ -91,7 +92,7 @@ class Trainer(Generic[S]):
     starts fresh, and so does `log_z`, which the first step sets from its batch: the reward may have changed.
 
     The same arguments on the same machine give the same policy to the last bit; the global random numbers are
-    neither read nor moved.
+    neither read nor moved. The policy runs on one CPU thread, the reward on as many as the caller has set.
     """
 
     def __init__(
@@ -156,10 +157,12 @@ class Trainer(Generic[S]):
             reward_seconds=self._reward_seconds,
         )
 
+    @one_thread()
     def draw(self, n: int, *, generator: torch.Generator) -> Draw[S]:
         """Return `n` finished objects of the policy; training's own random numbers are not touched."""
         return draw(self.space, self.policy, n, generator=generator)
 
+    @one_thread()
     def log_prob(self, terminal: S) -> Tensor:
         """Return the exact log-probability of each finished object of a tree, float32 `b`."""
         return log_prob(self.space, self.policy, terminal)
@@ -186,6 +189,7 @@ class Trainer(Generic[S]):
         self.generator.set_state(state["generator"].cpu())
         self._steps = int(state["steps"])
 
+    @one_thread()
     def _sample(self) -> Trajectories[S]:
         settings = self.settings
         return rollout(
@@ -205,6 +209,7 @@ class Trainer(Generic[S]):
         self._require_finite("log_reward", log_r, terminal)
         return (log_r.to(terminal.device) - self.space.log_symmetry(terminal)).float()
 
+    @one_thread()
     def _update(self, trajectories: Trajectories[S], log_target: Tensor) -> Tensor:
         log_pf, log_pb = trajectories.log_pf(self.policy), trajectories.log_pb.float().T
         by_batch = self.settings.loss == "log_partition_variance"

@@ -266,6 +266,27 @@ def test_reward_may_compute_with_gradients_of_its_own():
     assert all(map(math.isfinite, record.loss))
 
 
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_reward_and_caller_keep_their_number_of_threads():
+    seen = set()
+
+    def log_reward(state):
+        seen.add(torch.get_num_threads())
+        return flat_reward(state)
+
+    Trainer(SequenceSpace("dna", 4), log_reward).fit(2)
+    assert seen == {3}
+    assert torch.get_num_threads() == 3
+
+
 def test_states_given_to_the_reward_may_be_changed_in_place():
     space = SequenceSpace("dna", 4)
     sample = draw(space, Trainer(space, flat_reward).policy, 4, generator=torch.Generator().manual_seed(0))
