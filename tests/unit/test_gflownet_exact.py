@@ -124,6 +124,18 @@ def test_explored_trajectories_keep_the_policys_own_log_prob():
     torch.testing.assert_close(log_pf, log_prob(space, trainer.policy, explored.terminal), rtol=0, atol=1e-5)
 
 
+def test_exploration_takes_uniform_actions_whatever_the_policy_says():
+    space = SequenceSpace("dna", 1)
+    policy = Policy(space.encoding_dim, space.n_actions, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        policy.forward_head.bias[2] = 50.0  # always G
+    generator = torch.Generator().manual_seed(0)
+    for epsilon in (0.0, 0.5, 1.0):
+        actions = rollout(space, policy, 10_000, generator=generator, epsilon=epsilon).actions
+        share = (actions == 2).double().mean().item()
+        assert abs(share - (1 - epsilon + epsilon / 4)) < 0.025  # five standard deviations of 10,000 draws
+
+
 def test_backtracked_trajectories_are_the_ones_that_were_sampled():
     space = SequenceSpace("protein", 6)
     policy = Policy(space.encoding_dim, space.n_actions, generator=torch.Generator().manual_seed(0))
