@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from landscape import Landscape, load_six6, load_table
 from metrics import ceiling, measure
 from rich.console import Console
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark from the command line; return the exit code."""
     options = _parser().parse_args(arguments)
     console, errors = Console(), Console(stderr=True)
+    # One thread: comparable seconds, the same rounding on any machine, and no spinning on a shared one.
+    torch.set_num_threads(1)
     try:
         methods = _methods(options.methods)
         if not console.is_terminal:
