@@ -79,4 +79,5 @@ class FlowscoutMethod:
             "objectives": [{"name": _PROPERTY, "direction": "maximize"}],
             "oracle": {"type": "table", "path": self._table},
             "batch": {"size": batch_size},
+            "budget": {"rounds": 1_000_000},  # the benchmark stops by itself
         }

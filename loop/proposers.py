@@ -25,7 +25,7 @@ SLOPE_RANGE = (0.7, 1.3)
 """Where the slope of log p on log R must lie for the sampler to be trusted: it is 1 for the exact one."""
 
 _TEST_DRAWS = 1_000
-_EXPONENT_STEP = 1.2
+_EXPONENT_STEP = 1.25
 _MAX_ADJUSTMENTS = 5
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flowscout.errors import NonFiniteError
@@ -73,7 +74,8 @@ def freeze_reward(
 ) -> FrozenReward:
     """Return the reward of a round, centred and scaled on `reference`, a set of states drawn uniformly.
 
-    Without an `exponent`, the mean log-reward of the best `known` states stands `TEMPERING x log_size` above
+    Without an `exponent`, the mean log-reward of the best `known` states (or of the best of the reference,
+    if those are better) stands `TEMPERING x log_size` above
     the reference's median, `log_size` being the log of the number of objects in the space.
 
     Raises:
@@ -88,7 +90,8 @@ def freeze_reward(
         )
     scale = scale if scale > 0 else 1.0
     if exponent is None:
-        best = acquisition(features(known)).sort(descending=True).values[:N_BEST]
-        lift = (best.mean().item() - centre) / scale
-        exponent = TEMPERING * log_size / max(lift, 0.5)  # a known set no better than chance
+        best = acquisition(features(known)).sort(descending=True).values[:N_BEST].mean()
+        # Early on the best known objects may be poor ones: then the best of the reference are the measure.
+        top = torch.maximum(best, values.quantile(0.995))
+        exponent = TEMPERING * log_size * scale / max((top - centre).item(), 0.5 * scale)
     return FrozenReward(acquisition, features, exponent, centre, scale)
