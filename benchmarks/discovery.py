@@ -174,8 +174,7 @@ def _check_options(options: argparse.Namespace, task: Task) -> None:
         )
     if options.json is not None and not options.json.parent.is_dir():
         raise ConfigError(
-            f"--json is {options.json}, expected a file in an existing folder. "
-            f"Make {options.json.parent} first."
+            f"--json is {options.json}, expected a file in an existing folder. Make {options.json.parent} first."
         )
 
 

@@ -63,9 +63,7 @@ def measure(landscape: Landscape, initial: Sequence[str], calls: Sequence[str]) 
         diversity=mean_pairwise_distance(ranked[:N_TOP], image=image),
         novelty=mean_least_distance(ranked[:N_TOP], initial, image=image),
         duplicates=duplicates,
-        true_top100_found=true_top_found(
-            found, true_top(landscape.scores, N_TRUE_TOP, image=image), image=image
-        ),
+        true_top100_found=true_top_found(found, true_top(landscape.scores, N_TRUE_TOP, image=image), image=image),
     )
 
 
@@ -93,9 +91,7 @@ def ceiling(landscape: Landscape, *, image: Image | None = None) -> float:
     return _padded_mean(values[:N_TOP], N_TOP, landscape.minimum)
 
 
-def _found(
-    landscape: Landscape, initial: Sequence[str], calls: Sequence[str]
-) -> tuple[dict[str, float], int]:
+def _found(landscape: Landscape, initial: Sequence[str], calls: Sequence[str]) -> tuple[dict[str, float], int]:
     """Return the objects found, with their scores, and the number of repeated calls."""
     seen = set(initial)
     found: dict[str, float] = {}

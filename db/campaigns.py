@@ -50,9 +50,7 @@ class Campaigns:
                 add_event(session, row.id, "campaign_registered", actor=actor, detail={"name": name})
             _store_version(session, row.id, config, actor=actor)
             _store_objectives(session, row.id, objectives)
-            session.execute(
-                update(Balance).where(Balance.campaign_id == row.id).values(limit_minor=limit_minor)
-            )
+            session.execute(update(Balance).where(Balance.campaign_id == row.id).values(limit_minor=limit_minor))
             return _campaign(row)
 
     def get(self, campaign: int | str) -> CampaignRecord:
@@ -202,9 +200,7 @@ def add_event(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Append to the campaign's log."""
-    session.add(
-        Event(campaign_id=campaign_id, round_id=round_id, kind=kind, actor=actor, detail=detail or {})
-    )
+    session.add(Event(campaign_id=campaign_id, round_id=round_id, kind=kind, actor=actor, detail=detail or {}))
 
 
 def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, actor: str) -> None:
@@ -213,9 +209,7 @@ def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, 
     if row is not None:
         row.folder = config.folder  # where the file stands may change; what it says may not
         return
-    last = session.scalar(
-        select(func.max(ConfigVersion.number)).where(ConfigVersion.campaign_id == campaign_id)
-    )
+    last = session.scalar(select(func.max(ConfigVersion.number)).where(ConfigVersion.campaign_id == campaign_id))
     number = (last or 0) + 1
     session.add(
         ConfigVersion(

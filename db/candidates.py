@@ -15,9 +15,7 @@ T = TypeVar("T")
 _CHUNK = 1000  # well under the number of variables that SQLite takes in one statement
 
 
-def ensure_candidates(
-    session: Session, campaign_id: int, objects: Iterable[tuple[str, str]]
-) -> dict[str, int]:
+def ensure_candidates(session: Session, campaign_id: int, objects: Iterable[tuple[str, str]]) -> dict[str, int]:
     """Return the id of each key, making the rows that are missing. `objects` are pairs of key and object.
 
     The first way of writing an object that the campaign meets is the one it keeps.

@@ -252,9 +252,7 @@ def _spend(session: Session, evaluation: Evaluation, attempt_id: int, *, reserve
     _book(session, evaluation, attempt_id, LedgerKind.SPEND, cost)
 
 
-def _book(
-    session: Session, evaluation: Evaluation, attempt_id: int | None, kind: LedgerKind, amount: int
-) -> None:
+def _book(session: Session, evaluation: Evaluation, attempt_id: int | None, kind: LedgerKind, amount: int) -> None:
     if amount == 0:
         return
     session.add(

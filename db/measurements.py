@@ -229,9 +229,7 @@ def _project(session: Session, campaign_id: int, candidate_ids: Sequence[int]) -
     session.flush()
 
 
-def _valid_values(
-    campaign_id: int, prop: str, upto_seq: int
-) -> Select[tuple[str, str, int, int, float | None]]:
+def _valid_values(campaign_id: int, prop: str, upto_seq: int) -> Select[tuple[str, str, int, int, float | None]]:
     """Return the query of all plain values up to a cut-off that nothing before the cut-off supersedes."""
     later = aliased(Measurement)
     superseded = select(later.id).where(later.supersedes_id == Measurement.id, later.seq <= upto_seq)

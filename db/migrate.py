@@ -56,6 +56,4 @@ def check_revision(found: str | None, shown: str) -> None:
             f"{shown} has schema {found}, newer than {HEAD}, the newest this version of Flowscout knows; "
             "upgrade Flowscout to open it."
         )
-    raise SchemaError(
-        f"{shown} has schema {found}, older than {HEAD}; back it up and run `flowscout db upgrade`."
-    )
+    raise SchemaError(f"{shown} has schema {found}, older than {HEAD}; back it up and run `flowscout db upgrade`.")

@@ -187,9 +187,7 @@ def _round_rows(session: Session, campaign_id: int, prop: str, *, direction: str
                 best=best,
                 surrogate=diagnostics.get(row.number, ({}, {}))[0],
                 sampler=diagnostics.get(row.number, ({}, {}))[1],
-                seconds=None
-                if row.finished_at is None
-                else (row.finished_at - row.created_at).total_seconds(),
+                seconds=None if row.finished_at is None else (row.finished_at - row.created_at).total_seconds(),
                 message=row.message,
             )
         )

@@ -207,9 +207,7 @@ class Rounds:
         query = query.where(Proposal.round_id == round_id)
         if selected:
             query = query.where(Proposal.decision == Decision.SELECTED)
-        query = query.order_by(
-            Proposal.rank.is_(None), Proposal.rank, Proposal.acquisition.desc(), Candidate.key
-        )
+        query = query.order_by(Proposal.rank.is_(None), Proposal.rank, Proposal.acquisition.desc(), Candidate.key)
         with self._database.read() as session:
             return [_proposal(row, candidate) for row, candidate in session.execute(query)]
 
@@ -220,9 +218,7 @@ class Rounds:
             yield session
 
 
-def idempotency_key(
-    campaign_uuid: str, key: str, oracle: OracleRecord, *, replicate: int, generation: int
-) -> str:
+def idempotency_key(campaign_uuid: str, key: str, oracle: OracleRecord, *, replicate: int, generation: int) -> str:
     """Return the key that every attempt at an evaluation sends: a hash of what makes it this evaluation."""
     parts = [campaign_uuid, key, oracle.name, oracle.version, oracle.fidelity, replicate, generation]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -263,9 +259,7 @@ def ensure_oracle(session: Session, campaign_id: int, oracle: OracleRecord) -> i
         )
     )
     if row is None:
-        row = Oracle(
-            campaign_id=campaign_id, name=oracle.name, version=oracle.version, fidelity=oracle.fidelity
-        )
+        row = Oracle(campaign_id=campaign_id, name=oracle.name, version=oracle.version, fidelity=oracle.fidelity)
         session.add(row)
     row.unit_cost_minor = oracle.unit_cost_minor
     row.idempotent, row.lookup = oracle.idempotent, oracle.lookup

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import History, MeasurementRecord, StatusRecord, Told
 from flowscout.errors import CampaignBusyError, LabelError, StateError
-from flowscout.loop.config import CampaignFile, read_campaign_file
-from flowscout.loop.oracles import numbers, read_table
+from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
+from flowscout.loop.oracles import build_oracle, numbers, read_table
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.version import __version__
 
@@ -47,10 +47,11 @@ class Campaign:
             OracleImportError, LabelError: its oracle cannot be had.
             SchemaError: the database cannot be opened.
         """
-        from flowscout.loop.workbench import build_oracle, database_url, register
+        from flowscout.loop.workbench import register
 
         file = read_campaign_file(Path(path))
-        build_oracle(file.config, folder=file.folder)
+        objective = file.config.objective.name
+        build_oracle(file.config.oracle.model_dump(), folder=file.folder, property=objective)
         history = History(database_url(file, db))
         bench = register(
             history,
@@ -93,9 +94,7 @@ class Campaign:
             source = source or path.name
             data = read_table(path)
         rules = bench.config.space.rules
-        records = _records(
-            data, rules, prop=bench.config.objective.name, source=source or "told", where=where
-        )
+        records = _records(data, rules, prop=bench.config.objective.name, source=source or "told", where=where)
         told = bench.history.measurements.add(bench.campaign.id, records, actor=actor or _user())
         self._complete_if_possible()
         return told

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from flowscout.db import parse_url
 from flowscout.errors import ConfigError
 from flowscout.loop.spaces.alphabets import SequenceRules
 
@@ -181,6 +182,13 @@ def read_campaign_file(path: Path) -> CampaignFile:
     except UnicodeDecodeError as error:
         raise ConfigError(f"campaign file {str(path)!r} is not text in UTF-8: {error.reason}.") from error
     return CampaignFile(text=text, config=parse_campaign(text, name=path.name), folder=path.absolute().parent)
+
+
+def database_url(file: CampaignFile, db: str | None) -> str:
+    """Return `db`, or else the SQLite file named after the campaign, beside the campaign file."""
+    if db is not None:
+        return parse_url(db).render_as_string(hide_password=False)
+    return f"sqlite:///{file.folder / file.config.campaign}.db"
 
 
 def parse_campaign(text: str, *, name: str) -> CampaignConfig:

@@ -61,11 +61,12 @@ class Samples:
 class Proposer(Protocol):
     """Whatever turns a frozen reward into samples. `train` and `draw` follow from their seeds alone."""
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """The name it is stored under."""
+        ...
 
-    def train(
-        self, problem: Problem, *, seed: int, warm_start: Mapping[str, Tensor] | None = None
-    ) -> Trained:
+    def train(self, problem: Problem, *, seed: int, warm_start: Mapping[str, Tensor] | None = None) -> Trained:
         """Prepare for drawing; `warm_start` holds the tensors of an earlier round's proposer of this kind."""
         ...
 
@@ -83,12 +84,10 @@ class GFlowNetProposer:
 
     steps: int = 150
     adjust: bool = True
-    settings: TrainerSettings = TrainerSettings()
+    settings: TrainerSettings = field(default_factory=TrainerSettings)
     kind: str = "gflownet"
 
-    def train(
-        self, problem: Problem, *, seed: int, warm_start: Mapping[str, Tensor] | None = None
-    ) -> Trained:
+    def train(self, problem: Problem, *, seed: int, warm_start: Mapping[str, Tensor] | None = None) -> Trained:
         """Train a policy on the reward; judge it on a held-out pool."""
         trainer = Trainer(
             problem.space,
@@ -177,9 +176,7 @@ class LocalSearchProposer:
                 values = problem.reward(space.parse(list(fresh.values()), problem.device)).tolist()
                 seen |= fresh
                 log_reward |= dict(zip(fresh, values, strict=True))
-        noise = torch.empty(len(seen), dtype=torch.float64).exponential_(
-            generator=Generator().manual_seed(seed)
-        )
+        noise = torch.empty(len(seen), dtype=torch.float64).exponential_(generator=Generator().manual_seed(seed))
         # Gumbel top-k: a draw without replacement in proportion to the reward.
         perturbed = torch.tensor([log_reward[key] for key in seen], dtype=torch.float64) - noise.log()
         order = perturbed.argsort(descending=True)[:n].tolist()

@@ -13,9 +13,7 @@ from flowscout.loop.spaces.protocol import Space
 from flowscout.surrogates import Surrogate
 
 
-def thompson_batch(
-    surrogate: Surrogate, X: Tensor, n: int, *, generator: Generator
-) -> list[int]:
+def thompson_batch(surrogate: Surrogate, X: Tensor, n: int, *, generator: Generator) -> list[int]:
     """Return `n` distinct rows of the pool `X`, `m x d`: the best of one joint posterior draw for each slot.
 
     Each slot follows a belief of its own, so the batch spreads over what could be best.

@@ -10,7 +10,7 @@ import math
 import numbers
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -361,6 +361,16 @@ class _Drawn:
     origin: str
 
 
+@dataclass(frozen=True)
+class _Beliefs:
+    """What is believed of one object of the pool."""
+
+    acquisition: float
+    log_reward: float
+    mean: float
+    sd: float
+
+
 def _draw_pool(
     bench: Workbench, record: RoundRecord, run: SamplerRecord, problem: Problem | None
 ) -> tuple[list[_Drawn], list[ProposalRecord]]:
@@ -382,7 +392,12 @@ def _draw_pool(
                 pool.setdefault(key, _Drawn(key, text, value, origin))
             elif key not in refused:
                 refused[key] = ProposalRecord(
-                    key, text, origin, Decision.DUPLICATE, log_prob=value, reason="measured or awaited already"
+                    key,
+                    text,
+                    origin,
+                    Decision.DUPLICATE,
+                    log_prob=value,
+                    reason="measured or awaited already",
                 )
 
     if problem is not None:
@@ -427,15 +442,15 @@ def _select(
     values = problem.reward.values(states)
     log_rewards = problem.reward.of_values(values).tolist()
     mean, sd = surrogate.mean_sd(X)
-    rows = zip(pool, values.tolist(), log_rewards, (bench.sign * mean).tolist(), sd.tolist(), strict=True)
+    beliefs = map(_Beliefs, values.tolist(), log_rewards, (bench.sign * mean).tolist(), sd.tolist())
     return [
-        _proposal(drawn, rank=ranks.get(i), acquisition=a, log_reward=r, mean=m, sd=s)
-        for i, (drawn, a, r, m, s) in enumerate(rows)
+        _proposal(drawn, rank=ranks.get(i), beliefs=belief)
+        for i, (drawn, belief) in enumerate(zip(pool, beliefs, strict=True))
     ]
 
 
-def _proposal(drawn: _Drawn, *, rank: int | None, **beliefs: float) -> ProposalRecord:
-    return ProposalRecord(
+def _proposal(drawn: _Drawn, *, rank: int | None, beliefs: _Beliefs | None = None) -> ProposalRecord:
+    record = ProposalRecord(
         key=drawn.key,
         object=drawn.text,
         origin=drawn.origin,
@@ -443,20 +458,26 @@ def _proposal(drawn: _Drawn, *, rank: int | None, **beliefs: float) -> ProposalR
         rank=rank,
         log_prob=drawn.log_prob,
         reason="others ranked before it" if rank is None else None,
-        **beliefs,
+    )
+    if beliefs is None:
+        return record
+    return replace(
+        record,
+        acquisition=beliefs.acquisition,
+        log_reward=beliefs.log_reward,
+        mean=beliefs.mean,
+        sd=beliefs.sd,
     )
 
 
 def _measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
     """Call the oracle once for all claims and return what came of each."""
-    requests = [
-        Request(c.object, c.candidate_id, c.idempotency_key, c.replicate, c.fidelity) for c in claims
-    ]
+    requests = [Request(c.object, c.candidate_id, c.idempotency_key, c.replicate, c.fidelity) for c in claims]
     try:
         results = bench.oracle(requests)
     except OracleError as error:  # it broke its contract: the same call would break it again
         return [_failed(claim, FailureClass.PERMANENT, str(error)) for claim in claims]
-    except Exception as error:  # noqa: BLE001 - whatever an oracle raises is a failure of its calls
+    except Exception as error:
         logger.info("oracle %s raised", bench.oracle.info.name, exc_info=True)
         message = f"oracle {bench.oracle.info.name!r} raised {type(error).__name__}: {error}."
         return [_failed(claim, FailureClass.TRANSIENT, message) for claim in claims]

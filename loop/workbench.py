@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,14 +19,13 @@ from flowscout.db import (
     Lease,
     ObjectiveRecord,
     OracleRecord,
-    parse_url,
     sidecar_folder,
     this_owner,
 )
 from flowscout.errors import ConfigError, LeaseLostError
 from flowscout.loop.artefacts import ArtefactStore
 from flowscout.loop.config import CampaignConfig, CampaignFile, parse_campaign
-from flowscout.loop.oracles import LabOracle, Oracle, OracleInfo, function_oracle, table_oracle
+from flowscout.loop.oracles import Oracle, build_oracle
 from flowscout.loop.spaces import SequenceSpace
 
 
@@ -50,7 +48,8 @@ class Workbench:
     @cached_property
     def oracle(self) -> Oracle:
         """Who measures."""
-        return build_oracle(self.config, folder=Path(self.version.folder))
+        folder, prop = Path(self.version.folder), self.config.objective.name
+        return build_oracle(self.config.oracle.model_dump(), folder=folder, property=prop)
 
     @cached_property
     def artefacts(self) -> ArtefactStore:
@@ -63,7 +62,9 @@ class Workbench:
         """Where the sampler is trained."""
         wanted = self.config.device
         if wanted == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device is 'cuda', but torch finds no GPU here; set `device: auto` or mend the driver.")
+            raise ConfigError(
+                "device is 'cuda', but torch finds no GPU here; set `device: auto` or mend the driver."
+            )
         return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
     @property
@@ -92,31 +93,6 @@ class Workbench:
             idempotent=info.idempotent,
             lookup=info.lookup,
         )
-
-
-def build_oracle(config: CampaignConfig, *, folder: Path) -> Oracle:
-    """Return the oracle that a campaign file names.
-
-    Raises:
-        OracleImportError: a function that cannot be imported.
-        LabelError: a table that cannot be read.
-    """
-    section, prop = config.oracle, config.objective.name
-    if section.type == "table":
-        return table_oracle(
-            section.path,
-            folder=folder,
-            property=prop,
-            object_column=section.object,
-            value_column=section.value,
-            cost_usd=section.cost_usd,
-        )
-    if section.type == "lab":
-        info = OracleInfo(
-            name=section.name, cost_usd=section.cost_usd, idempotent=False, waits_for_people=True
-        )
-        return LabOracle(info)
-    return function_oracle(section.function, folder=folder, property=prop, cost_usd=section.cost_usd)
 
 
 def register(
@@ -183,10 +159,3 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
         ended.set()
         keeper.join()
         campaigns.release_lease(lease)
-
-
-def database_url(file: CampaignFile, db: str | None) -> str:
-    """Return `db`, or else the SQLite file named after the campaign, beside the campaign file."""
-    if db is not None:
-        return parse_url(db).render_as_string(hide_password=False)
-    return f"sqlite:///{file.folder / file.config.campaign}.db"

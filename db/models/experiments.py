@@ -98,9 +98,7 @@ class CurrentValue(Base):
     count: Mapped[int]
     seq: Mapped[int] = mapped_column(BigInteger)
 
-    __table_args__ = (
-        Index("ix_current_value_campaign_id_property_value", "campaign_id", "property", "value"),
-    )
+    __table_args__ = (Index("ix_current_value_campaign_id_property_value", "campaign_id", "property", "value"),)
 
 
 class Ledger(Base):

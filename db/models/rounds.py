@@ -19,9 +19,7 @@ class Round(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
     number: Mapped[int]
-    state: Mapped[RoundState] = mapped_column(
-        state_column(RoundState, name="state"), default=RoundState.PLANNED
-    )
+    state: Mapped[RoundState] = mapped_column(state_column(RoundState, name="state"), default=RoundState.PLANNED)
     config_version_id: Mapped[int] = mapped_column(ForeignKey("config_version.id"))
     seed: Mapped[int] = mapped_column(BigInteger)
     prefect_run_id: Mapped[str | None] = mapped_column(String(36))

@@ -95,9 +95,7 @@ def terminal_law(graph: StateGraph[S], tables: Sequence[Tensor]) -> Tensor:
     return log_p
 
 
-def tabular_optimum(
-    space: Space[S], graph: StateGraph[S], log_target: Tensor
-) -> tuple[tuple[Tensor, ...], float]:
+def tabular_optimum(space: Space[S], graph: StateGraph[S], log_target: Tensor) -> tuple[tuple[Tensor, ...], float]:
     """Return the policy tables that sample the last depth in proportion to `exp(log_target)`, and log Z.
 
     `log_target` is float64 `n`. Flows are summed from the finished states backwards under a uniform backward

@@ -59,9 +59,7 @@ class TrainerSettings:
                     f"{name} is {getattr(self, name)!r}, expected at least {low}. Omit it for the default."
                 )
         if not 0 <= self.epsilon <= 1:
-            raise ConfigError(
-                f"epsilon is {self.epsilon!r}, expected a probability. Choose a value like 0.02."
-            )
+            raise ConfigError(f"epsilon is {self.epsilon!r}, expected a probability. Choose a value like 0.02.")
         if not self.clip_norm > 0:
             raise ConfigError(f"clip_norm is {self.clip_norm!r}, expected a positive norm. Leave it at 10.")
 

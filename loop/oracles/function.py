@@ -33,14 +33,14 @@ def import_function(name: str, *, folder: Path) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except FlowscoutError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a user's module raises at import is their message
+    except Exception as error:
         raise OracleImportError(
             f"oracle {name!r} cannot be imported from {str(folder)!r}: {type(error).__name__}: {error}. "
             f"Check that {module_name.split('.')[0]}.py stands there and that `python -c 'import "
             f"{module_name}'` works in this environment."
         ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
+    if function is None or not callable(function):
         offered = sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_"))
         raise OracleImportError(
             f"module {module_name!r} has no function {attribute!r}; it has {', '.join(offered) or 'none'}. "
@@ -113,18 +113,22 @@ class RequestOracle:
 
 
 def function_oracle(
-    name: str, *, folder: Path, property: str, cost_usd: float | None = None  # noqa: A002
+    function: str,
+    *,
+    folder: Path,
+    property: str,  # noqa: A002
+    cost_usd: float | None = None,
 ) -> ScoreOracle | RequestOracle:
     """Return the oracle that `module:function` names; `cost_usd` overrides the price it declares.
 
     Raises:
         OracleImportError: it cannot be imported.
     """
-    function = import_function(name, folder=folder)
-    declared = getattr(function, MARK, None)
+    found = import_function(function, folder=folder)
+    declared = getattr(found, MARK, None)
     if declared is None:
-        info = OracleInfo(name=name, cost_usd=cost_usd or 0.0)
-        return ScoreOracle(function, info, property)
+        info = OracleInfo(name=function, cost_usd=cost_usd or 0.0)
+        return ScoreOracle(found, info, property)
     if cost_usd is not None:
         declared = OracleInfo(**{**vars(declared), "cost_usd": cost_usd})
-    return RequestOracle(function, declared)
+    return RequestOracle(found, declared)

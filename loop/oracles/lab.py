@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from flowscout.errors import OracleError
 from flowscout.loop.oracles.protocol import OracleInfo, Request, Result
@@ -19,3 +20,9 @@ class LabOracle:
             f"oracle {self.info.name!r} is a laboratory and cannot be called for {len(requests)} objects; "
             "its results are told with `flowscout tell`."
         )
+
+
+def lab_oracle(*, name: str = "lab", cost_usd: float = 0.0, folder: Path, property: str) -> LabOracle:  # noqa: A002
+    """Return a laboratory. It needs no folder and tells no property apart: whatever is told is taken."""
+    del folder, property
+    return LabOracle(OracleInfo(name=name, cost_usd=cost_usd, idempotent=False, waits_for_people=True))

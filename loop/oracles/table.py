@@ -103,14 +103,14 @@ def table_oracle(
     *,
     folder: Path,
     property: str,  # noqa: A002
-    object_column: str | None = None,
-    value_column: str | None = None,
+    object: str | None = None,  # noqa: A002
+    value: str | None = None,
     cost_usd: float = 0.0,
 ) -> TableOracle:
     """Return the oracle of a table.
 
-    The objects are in `object_column` (default: the first), the values in `value_column` (default: the column
-    named like the property, or else the second).
+    The column `object` holds the objects (default: the first), `value` their values (default: the column named
+    like the property, or else the second).
 
     Raises:
         LabelError: the table cannot be read, or a value is not a finite number, or an object stands twice.
@@ -120,10 +120,10 @@ def table_oracle(
     where = f"table {found.name!r}"
     if len(frame.columns) < 2:
         raise LabelError(f"{where} has one column, expected two or more: the object and its value.")
-    objects = object_column or str(frame.columns[0])
+    objects = object or str(frame.columns[0])
     if objects not in frame.columns:
         raise LabelError(f"{where} has no column {objects!r}; it has {', '.join(map(str, frame.columns))}.")
-    column = value_column or (property if property in frame.columns else str(frame.columns[1]))
+    column = value or (property if property in frame.columns else str(frame.columns[1]))
     values = dict(zip(frame[objects], numbers(frame, column, where=where), strict=True))
     if len(values) != len(frame):
         twice = frame[objects][frame[objects].duplicated()].iloc[0]

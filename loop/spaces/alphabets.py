@@ -137,11 +137,7 @@ class SequenceRules:
 
     def _check_letters(self) -> None:
         distinct = len(set(self.letters)) == len(self.letters)
-        if (
-            len(self.letters) < 2
-            or not distinct
-            or any(c.isspace() or not c.isprintable() for c in self.letters)
-        ):
+        if len(self.letters) < 2 or not distinct or any(c.isspace() or not c.isprintable() for c in self.letters):
             raise ConfigError(
                 f"The alphabet is {self.alphabet!r}, expected one of {', '.join(ALPHABETS)} or at least two "
                 "distinct, printable characters without spaces. Remove what is repeated or blank."

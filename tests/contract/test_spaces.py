@@ -163,9 +163,7 @@ class SubsetSpace:
         return text
 
     def validate(self, text: str) -> str | None:
-        return (
-            None if len(text) == self.n_actions and text.count("1") == self.max_steps else "not in the space"
-        )
+        return None if len(text) == self.n_actions and text.count("1") == self.max_steps else "not in the space"
 
     def enumerate(self, device: torch.device | str = "cpu") -> SubsetState:
         items = torch.combinations(torch.arange(self.n_actions, device=device), self.max_steps)

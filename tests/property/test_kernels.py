@@ -30,9 +30,7 @@ def test_symmetric_kernel_is_positive_semi_definite_and_symmetric(X, lengthscale
 @given(X=code_matrices(), seed=st.integers(0, 1000), magnitude=st.sampled_from([1e-6, 1.0, 1e12]))
 @settings(deadline=None, max_examples=15)  # each example fits a model
 def test_any_finite_labels_give_finite_predictions(X, seed, magnitude):
-    Y = magnitude * torch.randn(
-        X.shape[0], 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    Y = magnitude * torch.randn(X.shape[0], 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     surrogate = ExactGP()
     surrogate.fit(X, Y)
     mean, sd = surrogate.mean_sd(X)

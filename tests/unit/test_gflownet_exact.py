@@ -79,9 +79,7 @@ def test_two_strands_share_the_reward_of_their_key():
         p[space.key(text)] += math.exp(log_p)
     expected = log_reward(space.parse(list(p))).double().softmax(0)
     # 1e-6: the reward is float32.
-    torch.testing.assert_close(
-        torch.tensor(list(p.values()), dtype=torch.float64), expected, rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(torch.tensor(list(p.values()), dtype=torch.float64), expected, rtol=0, atol=1e-6)
     assert len(p) == space.size
 
 

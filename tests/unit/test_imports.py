@@ -130,7 +130,10 @@ def test_no_module_reaches_itself_by_imports() -> None:
     assert cycles({"flowscout.a": {"flowscout.b"}, "flowscout.b": {"flowscout.a"}}) != []
     packages = {module for module, path in modules().items() if path.name == "__init__.py"}
     # A package's public face imports its modules; they import each other by their own names.
-    own = {m: {name for name in names if name not in packages or not m.startswith(name + ".")} for m, names in SOURCES.items()}
+    own = {
+        m: {name for name in names if name not in packages or not m.startswith(name + ".")}
+        for m, names in SOURCES.items()
+    }
     assert cycles(own) == []
 
 

@@ -57,7 +57,5 @@ def test_gradients_of_both_losses_are_those_of_finite_differences():
     log_pf, log_pb, log_reward = random_batch()
     log_pf.requires_grad_()
     log_z = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda f, z: trajectory_balance(f, log_pb, log_reward, z), (log_pf, log_z)
-    )
+    assert torch.autograd.gradcheck(lambda f, z: trajectory_balance(f, log_pb, log_reward, z), (log_pf, log_z))
     assert torch.autograd.gradcheck(lambda f: log_partition_variance(f, log_pb, log_reward), (log_pf,))

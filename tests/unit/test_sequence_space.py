@@ -79,11 +79,7 @@ def test_double_strand_needs_a_complement(alphabet):
 
 
 def test_reverse_complement_is_the_same_object_only_with_two_strands():
-    assert (
-        SequenceRules("dna", 4, "double").key("TTTG")
-        == SequenceRules("dna", 4, "double").key("CAAA")
-        == "CAAA"
-    )
+    assert SequenceRules("dna", 4, "double").key("TTTG") == SequenceRules("dna", 4, "double").key("CAAA") == "CAAA"
     assert SequenceRules("dna", 4).key("TTTG") == "TTTG"
 
 

@@ -192,9 +192,7 @@ def upgrade() -> None:
         sa.Column("count", sa.Integer(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_current_value_campaign_id")),
-        sa.ForeignKeyConstraint(
-            ["candidate_id"], ["candidate.id"], name=op.f("fk_current_value_candidate_id")
-        ),
+        sa.ForeignKeyConstraint(["candidate_id"], ["candidate.id"], name=op.f("fk_current_value_candidate_id")),
         sa.PrimaryKeyConstraint("candidate_id", "property", name=op.f("pk_current_value")),
     )
     op.create_index(
@@ -397,12 +395,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["attempt_id"], ["attempt.id"], name=op.f("fk_measurement_attempt_id")),
         sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_measurement_campaign_id")),
         sa.ForeignKeyConstraint(["candidate_id"], ["candidate.id"], name=op.f("fk_measurement_candidate_id")),
-        sa.ForeignKeyConstraint(
-            ["evaluation_id"], ["evaluation.id"], name=op.f("fk_measurement_evaluation_id")
-        ),
-        sa.ForeignKeyConstraint(
-            ["supersedes_id"], ["measurement.id"], name=op.f("fk_measurement_supersedes_id")
-        ),
+        sa.ForeignKeyConstraint(["evaluation_id"], ["evaluation.id"], name=op.f("fk_measurement_evaluation_id")),
+        sa.ForeignKeyConstraint(["supersedes_id"], ["measurement.id"], name=op.f("fk_measurement_supersedes_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_measurement")),
         sa.UniqueConstraint("campaign_id", "seq", name=op.f("uq_measurement_campaign_id_seq")),
         sa.UniqueConstraint(
@@ -446,9 +440,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["candidate_id"], ["candidate.id"], name=op.f("fk_proposal_candidate_id")),
         sa.ForeignKeyConstraint(["round_id"], ["round.id"], name=op.f("fk_proposal_round_id")),
-        sa.ForeignKeyConstraint(
-            ["sampler_run_id"], ["sampler_run.id"], name=op.f("fk_proposal_sampler_run_id")
-        ),
+        sa.ForeignKeyConstraint(["sampler_run_id"], ["sampler_run.id"], name=op.f("fk_proposal_sampler_run_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_proposal")),
         sa.UniqueConstraint("round_id", "candidate_id", name=op.f("uq_proposal_round_id_candidate_id")),
     )

@@ -47,9 +47,7 @@ class SpaceContract:
     def small_space(self, space: Space[Any]) -> Space[Any]:
         """Return an instance that can be enumerated: the space itself unless overridden."""
         if space.size is None or space.size > EXACT_LIMIT:
-            raise NotImplementedError(
-                f"{space!r} is too large to enumerate: provide a fixture `small_space`."
-            )
+            raise NotImplementedError(f"{space!r} is too large to enumerate: provide a fixture `small_space`.")
         return space
 
     def test_every_legal_action_can_be_undone(self, space: Space[Any]) -> None:
@@ -75,9 +73,7 @@ class SpaceContract:
             assert torch.equal(space.encode(space.step(parent, action)), space.encode(child))
             assert torch.equal(space.reverse(parent, action), back)
 
-    def test_every_backward_walk_ends_in_the_first_state(
-        self, space: Space[Any], objects: Sequence[str]
-    ) -> None:
+    def test_every_backward_walk_ends_in_the_first_state(self, space: Space[Any], objects: Sequence[str]) -> None:
         state = space.parse(objects)
         generator = torch.Generator().manual_seed(0)
         for _ in range(space.max_steps):
@@ -145,9 +141,7 @@ class SpaceContract:
         keys = [space.key(text) for text in objects]
         assert [space.key(key) for key in keys] == keys
 
-    def test_features_are_float64_with_one_row_per_object(
-        self, space: Space[Any], objects: Sequence[str]
-    ) -> None:
+    def test_features_are_float64_with_one_row_per_object(self, space: Space[Any], objects: Sequence[str]) -> None:
         features = space.features(space.parse(objects))
         assert features.dtype == torch.float64
         assert len(features) == len(objects)
@@ -176,9 +170,7 @@ class SpaceContract:
         expected = torch.tensor([counts[key] for key in keys], dtype=torch.float64).log()
         torch.testing.assert_close(small_space.log_symmetry(state), expected)
 
-    def test_tabular_optimum_samples_keys_in_proportion_to_their_reward(
-        self, small_space: Space[Any]
-    ) -> None:
+    def test_tabular_optimum_samples_keys_in_proportion_to_their_reward(self, small_space: Space[Any]) -> None:
         graph = unfold(small_space)
         states = graph.levels[-1]
         keys = [small_space.key(text) for text in small_space.decode(states)]

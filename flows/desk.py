@@ -1,0 +1,36 @@
+"""Where a flow finds its campaign: the history that the environment names, opened once a process.
+
+Prefect's parameters carry ids only; this turns them into a workbench.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+from flowscout.db import History, Lease, this_owner
+from flowscout.flows.settings import database_url
+from flowscout.loop.workbench import Workbench, lay_out
+
+LEASE_TTL_S = 120.0
+
+
+def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None = None) -> Workbench:
+    """Return the workbench of a registered campaign, holding the lease that `lease_token` stands for.
+
+    Raises:
+        NotFoundError: the history holds no such campaign or configuration.
+    """
+    bench = _lay_out(database_url(), campaign, config_sha256)
+    if lease_token is None:
+        return bench
+    lease = Lease(bench.campaign.id, lease_token, this_owner(), LEASE_TTL_S)
+    return replace(bench, lease=lease)
+
+
+@cache
+def _lay_out(url: str, campaign: str, config_sha256: str | None) -> Workbench:
+    return lay_out(_history(url), campaign, config_sha256=config_sha256)
+
+
+@cache
+def _history(url: str) -> History:
+    return History(url, create=False)

@@ -1,0 +1,5 @@
+"""`python -m flowscout`."""
+
+from flowscout.cli import main
+
+main()

@@ -1,0 +1,170 @@
+"""Commands that look at a campaign: init, validate, status, best, history."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowscout.cli.output import print_json, print_rows, say
+from flowscout.errors import ConfigError
+
+CampaignPath = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--db", envvar="FLOWSCOUT_DB", help="Database URL or SQLite file; default: NAME.db beside the file."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+EXAMPLE_CAMPAIGN = """\
+# A campaign file. Every key is explained in docs/campaign-file.md.
+campaign: {name}
+space: {{type: sequence, alphabet: protein, length: 8}}     # dna, rna, protein, or your own letters
+objectives: [{{name: score, direction: maximize}}]
+oracle: oracle:score                                       # function `score` in oracle.py beside this file
+batch: {{size: 16}}
+budget: {{rounds: 5}}
+"""
+
+EXAMPLE_ORACLE = '''\
+"""Who measures. Replace the body by your simulator; for a laboratory use `oracle: {type: lab}`."""
+
+
+def score(objects: list[str]) -> list[float]:
+    """Return one number for each object, in order. This example likes charge in alternation."""
+    charge = {"K": 1, "R": 1, "D": -1, "E": -1}
+    return [
+        sum(-charge.get(a, 0) * charge.get(b, 0) for a, b in zip(text, text[1:], strict=False))
+        + 0.1 * len(set(text))
+        for text in objects
+    ]
+'''
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command(epilog="Example: flowscout init my-campaign")(init)
+    app.command(epilog="Example: flowscout validate campaign.yaml")(validate)
+    app.command(epilog="Example: flowscout status campaign.yaml --json")(status)
+    app.command(epilog="Example: flowscout best campaign.yaml -k 20")(best)
+    app.command(epilog="Example: flowscout history campaign.yaml --round 3")(history)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="A folder to write to; made if it is not there.")] = Path(),
+) -> None:
+    """Write an example campaign: a campaign file and an oracle, ready to run."""
+    files = {
+        folder / "campaign.yaml": EXAMPLE_CAMPAIGN.format(name=_name_of(folder)),
+        folder / "oracle.py": EXAMPLE_ORACLE,
+    }
+    present = [str(path) for path in files if path.exists()]
+    if present:
+        raise ConfigError(f"{' and '.join(present)} already there; nothing was written. Name another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{str(folder)!r} cannot be written to ({error.strerror}); name another.") from error
+    say(f"wrote {' and '.join(map(str, files))}")
+    say(f"next: flowscout run {folder / 'campaign.yaml'}")
+
+
+def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
+    """Check a campaign file and that its oracle can be had. Nothing is written or measured."""
+    from flowscout.loop.config import read_campaign_file
+    from flowscout.loop.oracles import build_oracle
+
+    file = read_campaign_file(campaign)
+    config = file.config
+    info = build_oracle(config.oracle.model_dump(), folder=file.folder, property=config.objective.name).info
+    found = {
+        "campaign": config.campaign,
+        "objects": config.space.rules.size,
+        "objective": f"{config.objective.direction} {config.objective.name}",
+        "oracle": info.name,
+        "calls": config.batch.size * config.budget.rounds,
+        "sha256": file.sha256,
+    }
+    if as_json:
+        print_json(found)
+        return
+    say(f"{campaign}: right", style="green")
+    say(
+        f"{config.campaign}: {found['objective']} over {found['objects']:,} objects, measured by {info.name}, "
+        f"{config.budget.rounds} rounds of {config.batch.size}"
+    )
+
+
+def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False) -> None:
+    """Show where a campaign stands: its rounds, what waits, what was spent."""
+    with _opened(campaign, db) as (history_, record, objective):
+        found = history_.queries.status(record.id, objective.property, direction=objective.direction)
+        holder = history_.campaigns.lease_holder(record.id)
+    if as_json:
+        print_json(asdict(found) | {"running": holder})
+        return
+    waiting = sum(n for state, n in found.evaluations.items() if state in ("queued", "running", "unknown"))
+    say(
+        f"{found.campaign}: {found.state}, {found.candidates_measured} candidates measured "
+        f"({found.measurements} values), {waiting} waiting; seed {found.seed}"
+    )
+    say(f"running now: {holder}" if holder else "nobody runs it now")
+    if found.limit_minor is not None:
+        say(
+            f"spent {found.spent_minor / 100:.2f} of {found.limit_minor / 100:.2f} USD, "
+            f"{found.reserved_minor / 100:.2f} reserved"
+        )
+    columns = ("number", "state", "measured", "batch_best", "batch_mean", "best", "seconds", "message")
+    print_rows([asdict(row) for row in found.rounds], as_json=False, title="rounds", columns=columns)
+
+
+def best(
+    campaign: CampaignPath,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    db: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the best candidates measured so far, and the round that proposed each."""
+    with _opened(campaign, db) as (history_, record, objective):
+        rows = history_.queries.best(record.id, objective.property, direction=objective.direction, k=k)
+    columns = ("rank", "object", "value", "count", "round", "candidate_id")
+    title = f"best {len(rows)} by {objective.property}"
+    print_rows([asdict(row) for row in rows], as_json=as_json, title=title, columns=columns)
+
+
+def history(
+    campaign: CampaignPath,
+    round_number: Annotated[int | None, typer.Option("--round", min=1, help="Only this round.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the latest so many.")] = None,
+    db: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every measurement with where it came from; with --json the whole provenance."""
+    with _opened(campaign, db) as (history_, record, _):
+        rows = history_.queries.history(record.name, round_number=round_number, limit=limit)
+    columns = ("seq", "round", "object", "property", "value", "predicted_mean", "predicted_sd", "source")
+    print_rows(rows, as_json=as_json, title=f"history of {record.name}", columns=columns)
+
+
+@contextmanager
+def _opened(path: Path, db: str | None) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield the history of a campaign file, which must have been started, its campaign and its objective."""
+    from flowscout.db import History
+    from flowscout.loop.config import database_url, read_campaign_file
+
+    file = read_campaign_file(path)
+    with History(database_url(file, db), create=False) as found:
+        record = found.campaigns.get(file.config.campaign)
+        yield found, record, found.campaigns.objectives(record.id)[0]
+
+
+def _name_of(folder: Path) -> str:
+    """Return a campaign name from a folder's name."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in folder.resolve().name)
+    return kept.strip("._-") or "my-campaign"

@@ -1,0 +1,50 @@
+"""Commands for people who measure: ask for a batch, tell results."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowscout.cli.campaigns import AsJson, CampaignPath, Database
+from flowscout.cli.output import print_json, print_rows, say
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command(epilog="Example: flowscout tell campaign.yaml labels.csv --source eln-2024")(tell)
+    app.command(epilog="Example: flowscout ask campaign.yaml -n 24 --json")(ask)
+
+
+def tell(
+    campaign: CampaignPath,
+    table: Annotated[Path, typer.Argument(help="A CSV file: column object (or sequence), and the objective's.")],
+    source: Annotated[str | None, typer.Option(help="Where the values come from; default: its name.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Who tells; default: you.")] = None,
+    db: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record measured values, all of a table or none. Telling the same table again changes nothing."""
+    from flowscout.loop.campaign import Campaign
+
+    with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
+        told = found.tell(table, source=source, actor=actor)
+    if as_json:
+        print_json({"added": told.added, "unchanged": told.unchanged})
+    else:
+        say(f"{table}: {told.added} values added, {told.unchanged} known already")
+
+
+def ask(
+    campaign: CampaignPath,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Batch size; default: the file's.")] = None,
+    db: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what to measure next. The oracle is not called: tell the results with `flowscout tell`."""
+    from flowscout.loop.campaign import Campaign
+
+    with Campaign.from_yaml(campaign, db=db) as found:
+        batch = found.ask(n)
+        name = found.name
+    rows = [{str(key): value for key, value in row.items()} for row in batch.to_dict("records")]
+    print_rows(rows, as_json=as_json, title=f"to be measured for {name}")

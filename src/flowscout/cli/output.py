@@ -1,0 +1,76 @@
+"""How the command line speaks: tables for people, JSON for programs, one line for a mistake."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+def complain(message: str) -> None:
+    """Say what is wrong, on the error stream."""
+    stderr.print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True)
+
+
+def say(message: str, *, style: str | None = None) -> None:
+    """Print a line for a person."""
+    stdout.print(_escape(message), style=style, soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """Print content as one JSON document."""
+    json.dump(content, sys.stdout, indent=1, default=_plain)
+    sys.stdout.write("\n")
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    as_json: bool,
+    title: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Print rows as a table, or as a JSON list of objects that holds every column."""
+    if as_json:
+        print_json(list(rows))
+        return
+    if not rows:
+        say(f"{title or 'result'}: nothing yet", style="dim")
+        return
+    shown = list(rows[0]) if columns is None else list(columns)
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in shown:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_escape(cell(row.get(name))) for name in shown))
+    stdout.print(table)
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table shows it."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

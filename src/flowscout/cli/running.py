@@ -1,0 +1,157 @@
+"""The command that runs rounds: each a Prefect flow run, on an embedded server unless one is named."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flowscout.cli.campaigns import AsJson, CampaignPath, Database
+from flowscout.cli.live import RoundsDisplay
+from flowscout.cli.output import complain, print_json, say
+from flowscout.errors import CampaignBusyError
+
+if TYPE_CHECKING:
+    from flowscout.flows.embedded import EmbeddedServer
+    from flowscout.loop.campaign import Campaign
+
+INTERRUPTED = 130
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(epilog="Example: flowscout run campaign.yaml")(run)
+
+
+def run(
+    campaign: CampaignPath,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Stop after so many rounds.")] = None,
+    db: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the rounds that are due until the budget is used up or a batch waits for results.
+
+    Stopped or killed, the same command goes on where it was.
+    """
+    from flowscout.db import sidecar_folder
+    from flowscout.db.database import parse_url
+    from flowscout.loop.config import database_url, read_campaign_file
+
+    file = read_campaign_file(campaign)
+    url = database_url(file, db)
+    if not as_json:
+        say(f"{file.config.campaign}: {campaign}")
+    refuse_if_busy(file.config.campaign, url)
+    home = (sidecar_folder(parse_url(url)) or Path.cwd() / "flowscout.files") / "prefect"
+    with scheduler(home, quiet=as_json) as server:
+        from flowscout.loop.campaign import Campaign
+
+        with Campaign.from_yaml(campaign, db=url) as found:
+            if server is not None:
+                server.wait()
+            outcomes = run_shown(found, rounds=rounds, quiet=as_json)
+            report(found, outcomes, path=campaign, as_json=as_json)
+
+
+@contextmanager
+def scheduler(home: Path, *, quiet: bool) -> Iterator["EmbeddedServer | None"]:
+    """Provide a Prefect server, starting in the background; a person who stops us gets a last line."""
+    from flowscout.flows.runner import prefect_server
+
+    try:
+        with prefect_server(home) as server:
+            if server is not None and not quiet:
+                say("starting an embedded Prefect server meanwhile (10 to 25 s the first time) ...", style="dim")
+            yield server
+    except KeyboardInterrupt:
+        complain("stopped; nothing is lost. `flowscout run` with the same campaign file goes on.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = False) -> list[dict[str, int | bool]]:
+    """Run rounds under the display and return what came of each."""
+    from flowscout.flows import settings
+    from flowscout.flows.runner import run_rounds
+    from flowscout.loop.metrics import mean_pairwise_distance
+
+    bench = found.workbench
+    settings.set_database_url(bench.history.database.url.render_as_string(hide_password=False))
+    objective = bench.history.campaigns.objectives(bench.campaign.id)[0]
+
+    def spread(number: int) -> float | None:
+        record = bench.history.rounds.get(bench.campaign.id, number)
+        batch = [p.object for p in bench.history.rounds.proposals(record.id, selected=True)]
+        return mean_pairwise_distance(batch) if len(batch) > 1 else None
+
+    outcomes: list[dict[str, int | bool]] = []
+
+    def work() -> None:
+        for outcome in run_rounds(bench.campaign.uuid, bench.version.sha256):
+            outcomes.append(outcome)
+            if rounds is not None and len(outcomes) >= rounds:
+                return
+
+    if quiet:
+        work()
+        return outcomes
+    total = bench.config.budget.rounds
+    with RoundsDisplay(bench.history, bench.campaign, objective, rounds=total, spread=spread):
+        work()
+    return outcomes
+
+
+def refuse_if_busy(name: str, url: str) -> None:
+    """Refuse at once what the lease would refuse after the server has started.
+
+    Raises:
+        CampaignBusyError: another live process runs the campaign.
+    """
+    from flowscout.db import History
+    from flowscout.errors import NotFoundError, SchemaError
+
+    try:
+        with History(url, create=False) as history:
+            holder = history.campaigns.lease_holder(history.campaigns.get(name).id)
+    except NotFoundError:
+        return
+    except SchemaError:
+        if _exists(url):
+            raise
+        return
+    if holder is not None:
+        raise CampaignBusyError(
+            f"campaign {name!r} is being run by {holder}; wait for it to end, or stop it: "
+            "a dead one is taken over at once."
+        )
+
+
+def report(found: "Campaign", outcomes: list[dict[str, int | bool]], *, path: Path, as_json: bool) -> None:
+    """Say where the campaign stands after a run."""
+    status = found.status()
+    waiting = sum(n for state, n in status.evaluations.items() if state in ("queued", "running"))
+    unknown = status.evaluations.get("unknown", 0)
+    if as_json:
+        print_json({"campaign": found.name, "state": status.state, "rounds": outcomes, "waiting": waiting})
+        return
+    best = status.rounds[-1].best if status.rounds else None
+    if best is not None:
+        say(f"best so far: {best:.4g} after {status.candidates_measured} candidates")
+    if unknown:
+        say(
+            f"{unknown} calls were cut off and their oracle is not idempotent: nobody can say whether they "
+            "happened. `flowscout status` lists them as unknown; their money stays reserved.",
+            style="yellow",
+        )
+    if waiting:
+        say(f"{waiting} candidates wait for results: flowscout tell {path} RESULTS.csv")
+    elif not outcomes:
+        say("nothing to do: the budget is used up. Raise budget.rounds in the campaign file to go on.")
+    say(f"next: flowscout best {path}   flowscout history {path}   flowscout status {path}")
+
+
+def _exists(url: str) -> bool:
+    from flowscout.db.database import parse_url
+
+    parsed = parse_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").exists()
