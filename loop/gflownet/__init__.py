@@ -7,6 +7,7 @@ from flowscout.loop.gflownet.exact import Law, exact_law, log_z_error, target_la
 from flowscout.loop.gflownet.losses import log_partition_variance, trajectory_balance
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.gflownet.sampler import Draw, Trajectories, backtrack, draw, log_prob, rollout
+from flowscout.loop.gflownet.threads import one_thread
 from flowscout.loop.gflownet.trainer import Trainer, TrainerSettings, TrainingRecord
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "log_partition_variance",
     "log_prob",
     "log_z_error",
+    "one_thread",
     "rollout",
     "target_law",
     "total_variation",

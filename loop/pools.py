@@ -1,0 +1,161 @@
+"""From a trained proposer to proposals: draw a pool of unseen objects, and pick the batch from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from flowscout.db import Decision, ProposalRecord, RoundRecord, SamplerRecord
+from flowscout.loop.beliefs import make_proposer
+from flowscout.loop.proposers import Problem, uniform_states
+from flowscout.loop.seeds import derive_seed
+from flowscout.loop.selection import most_dissimilar, thompson_batch
+from flowscout.loop.spaces.protocol import EditableSpace
+from flowscout.loop.workbench import Workbench
+from flowscout.surrogates import ExactGP
+
+POOL_PER_SLOT = 20
+"""The least number of unseen objects in the pool for each place of the batch."""
+
+ENUMERATION_LIMIT = 2**17
+"""The largest space that is looked through whole when random draws find too few unseen objects."""
+
+_MAX_CHUNKS = 4
+
+N_ELITES = 32
+"""From how many of the best labelled objects an exploring candidate is to be far."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One distinct object of the pool."""
+
+    key: str
+    text: str
+    log_prob: float | None
+    origin: str
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is believed of one object of the pool."""
+
+    acquisition: float
+    log_reward: float
+    mean: float
+    sd: float
+
+
+class Pool:
+    """Distinct unseen objects as they are drawn, and those refused because they are known already."""
+
+    def __init__(self, space: EditableSpace[Any], known: set[str]) -> None:
+        self._space, self._known = space, known
+        self.drawn: dict[str, Drawn] = {}
+        self.refused: dict[str, ProposalRecord] = {}
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def take(self, states: Any, *, origin: str, log_prob: Tensor | None = None) -> None:
+        """Take finished states into the pool; the first draw of an object counts."""
+        log_probs = [None] * len(states) if log_prob is None else log_prob.tolist()
+        for text, value in zip(self._space.decode(states), log_probs, strict=True):
+            key = self._space.key(text)
+            if key not in self._known:
+                self.drawn.setdefault(key, Drawn(key, text, value, origin))
+            elif key not in self.refused:
+                refusal = ProposalRecord(key, text, origin, Decision.DUPLICATE, log_prob=value)
+                self.refused[key] = replace(refusal, reason="measured or awaited already")
+
+
+def draw_pool(bench: Workbench, record: RoundRecord, run: SamplerRecord, problem: Problem | None) -> Pool:
+    """Return a pool of samples, topped up with uniform draws where the sampler leaves it too small.
+
+    Without a `problem` nothing is known yet, and all of it is drawn uniformly.
+    """
+    known = bench.history.measurements.known_keys(bench.campaign.id)
+    pool = Pool(bench.space, known)
+    target = min(POOL_PER_SLOT * bench.config.batch.size, bench.space.size - len(known))
+    if problem is not None:
+        proposer = make_proposer(bench, run.kind)
+        tensors = {} if run.artefact is None else bench.artefacts.get(run.artefact)
+        for chunk in range(_MAX_CHUNKS):
+            seed = derive_seed(record.seed, "pool", chunk)
+            samples = proposer.draw(problem, tensors, 4 * target, seed=seed)
+            pool.take(samples.states, origin=run.kind, log_prob=samples.log_prob)
+            if len(pool) >= target:
+                return pool
+    _top_up(bench, record, pool, target)
+    return pool
+
+
+def _top_up(bench: Workbench, record: RoundRecord, pool: Pool, target: int) -> None:
+    """Fill the pool to `target` with uniform draws; where little is left to find, look at all there is."""
+    space = bench.space
+    for chunk in range(_MAX_CHUNKS):
+        if len(pool) >= target:
+            return
+        seed = derive_seed(record.seed, "uniform", chunk)
+        states = uniform_states(space, max(2 * target, 256), seed=seed, device=bench.device)
+        pool.take(states, origin="uniform")
+    if len(pool) < target and space.size <= ENUMERATION_LIMIT:
+        everything = space.enumerate(bench.device)
+        generator = Generator().manual_seed(derive_seed(record.seed, "everything"))
+        pool.take(everything[torch.randperm(len(everything), generator=generator)], origin="uniform")
+
+
+def select_batch(
+    bench: Workbench,
+    record: RoundRecord,
+    drawn: Sequence[Drawn],
+    surrogate: ExactGP | None,
+    problem: Problem | None,
+) -> list[ProposalRecord]:
+    """Return a proposal for every drawn object, the batch ranked from 1.
+
+    A share of the batch is taken far from the best labelled objects, the rest by Thompson sampling.
+    """
+    size = min(bench.config.batch.size, len(drawn))
+    if surrogate is None or problem is None:
+        return [_proposal(one, rank=i + 1 if i < size else None) for i, one in enumerate(drawn)]
+    states = bench.space.parse([one.text for one in drawn], bench.device)
+    X = problem.reward.features(states)
+    elites = problem.labelled[torch.arange(min(N_ELITES, len(problem.labelled)))]
+    n_far = round(bench.config.batch.explore * size)
+    far = most_dissimilar(bench.space, states, elites, n_far)
+    generator = Generator().manual_seed(derive_seed(record.seed, "select"))
+    near = thompson_batch(surrogate, X, size, generator=generator)
+    chosen = [*far, *(i for i in near if i not in far)][:size]
+    ranks = {index: rank for rank, index in enumerate(chosen, start=1)}
+    values = problem.reward.values(states)
+    log_rewards = problem.reward.of_values(values).tolist()
+    mean, sd = surrogate.mean_sd(X)
+    beliefs = map(Belief, values.tolist(), log_rewards, (bench.sign * mean).tolist(), sd.tolist())
+    return [
+        _proposal(one, rank=ranks.get(i), beliefs=belief)
+        for i, (one, belief) in enumerate(zip(drawn, beliefs, strict=True))
+    ]
+
+
+def _proposal(drawn: Drawn, *, rank: int | None, beliefs: Belief | None = None) -> ProposalRecord:
+    record = ProposalRecord(
+        key=drawn.key,
+        object=drawn.text,
+        origin=drawn.origin,
+        decision=Decision.OUTRANKED if rank is None else Decision.SELECTED,
+        rank=rank,
+        log_prob=drawn.log_prob,
+        reason="others ranked before it" if rank is None else None,
+    )
+    if beliefs is None:
+        return record
+    return replace(
+        record,
+        acquisition=beliefs.acquisition,
+        log_reward=beliefs.log_reward,
+        mean=beliefs.mean,
+        sd=beliefs.sd,
+    )
