@@ -1,5 +1,6 @@
 """Pictures of a campaign, drawn from its history."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,19 @@ _INK, _MUTED, _ACCENT = "#1f2933", "#9aa5b1", "#0b7285"
 
 
 def draw_campaign(
-    history: "pd.DataFrame", path: Path, *, value: str, start: float, ceiling: float | None = None
+    history: "pd.DataFrame",
+    path: Path,
+    *,
+    value: str,
+    start: float,
+    ceiling: float | None = None,
+    image: Callable[[str], str] | None = None,
 ) -> Path:
     """Draw the best value so far over measurements and the spread of each batch, and return `path`.
 
     `history` has one row a measurement, as `Campaign.history()` returns it; `start` is the best value known
-    before the first round. Objects are sequences: the spread is their mean pairwise edit distance.
+    before the first round. Objects are sequences: the spread is their mean pairwise edit
+    distance, over both strands where `image` gives the other one.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -38,7 +46,9 @@ def draw_campaign(
         left.axvline(end + 0.5, color="#e4e7eb", linewidth=0.8, zorder=0)
     left.set(xlabel="measurements (rounds between the lines)", ylabel=value, title="best so far")
     left.legend(loc="lower right", frameon=False, fontsize=8)
-    batches = measured.groupby("round")["object"].apply(lambda batch: mean_pairwise_distance(list(batch)))
+    batches = measured.groupby("round")["object"].apply(
+        lambda batch: mean_pairwise_distance(list(batch), image=image)
+    )
     right.bar(batches.index.astype(int), batches.to_numpy(), color=_ACCENT, width=0.65)
     right.set(xlabel="round", ylabel="mean pairwise edit distance", title="diversity of each batch")
     right.set_xticks(batches.index.astype(int))

@@ -82,7 +82,7 @@ def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = Fal
     def spread(number: int) -> float | None:
         record = bench.history.rounds.get(bench.campaign.id, number)
         batch = [p.object for p in bench.history.rounds.proposals(record.id, selected=True)]
-        return mean_pairwise_distance(batch) if len(batch) > 1 else None
+        return mean_pairwise_distance(batch, image=bench.config.space.rules.image) if len(batch) > 1 else None
 
     outcomes: list[dict[str, int | bool]] = []
 
