@@ -3,7 +3,7 @@
 Tensors do not belong here: the command line checks objects with this module and never loads torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -56,6 +56,11 @@ class SequenceRules:
         # length and its first half decides it.
         palindromes: int = 0 if self.length % 2 else len(self.letters) ** (self.length // 2)
         return (strings + palindromes) // 2
+
+    @property
+    def image(self) -> Callable[[str], str] | None:
+        """How to write the same object the other way: its reverse complement, or None with a single strand."""
+        return None if self.complement is None else self.reverse_complement
 
     @property
     def description(self) -> str:

@@ -183,9 +183,9 @@ def _draw(found: "Campaign", landscape: Landscape, path: Path) -> Path:
     from flowscout.cli.picture import draw_campaign
 
     start = max(landscape.scores[text] for text in landscape.initial)
-    return draw_campaign(
-        found.history(), path, value="escore", start=start, ceiling=max(landscape.scores.values())
-    )
+    ceiling = max(landscape.scores.values())
+    image = found.workbench.config.space.rules.image
+    return draw_campaign(found.history(), path, value="escore", start=start, ceiling=ceiling, image=image)
 
 
 def _show(summary: dict[str, Any], path: Path) -> None:
