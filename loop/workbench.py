@@ -3,6 +3,7 @@
 What is done with it belongs in `loop.stages`.
 """
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from sqlalchemy.exc import SQLAlchemyError
 
 from flowscout.db import (
     CampaignRecord,
@@ -27,6 +29,8 @@ from flowscout.loop.artefacts import ArtefactStore
 from flowscout.loop.config import CampaignConfig, CampaignFile, parse_campaign
 from flowscout.loop.oracles import Oracle, build_oracle
 from flowscout.loop.spaces import SequenceSpace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,8 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
                 campaigns.renew_lease(lease)
             except LeaseLostError:
                 return
+            except SQLAlchemyError as error:  # the database is away for a moment: the next tick tries again
+                logger.warning("the lease of %s could not be renewed: %s", bench.campaign.name, error)
 
     keeper = threading.Thread(target=keep, name="flowscout-lease", daemon=True)
     keeper.start()

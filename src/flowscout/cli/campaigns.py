@@ -33,12 +33,14 @@ budget: {{rounds: 5}}
 EXAMPLE_ORACLE = '''\
 """Who measures. Replace the body by your simulator; for a laboratory use `oracle: {type: lab}`."""
 
+from itertools import pairwise
+
 
 def score(objects: list[str]) -> list[float]:
     """Return one number for each object, in order. This example likes charge in alternation."""
     charge = {"K": 1, "R": 1, "D": -1, "E": -1}
     return [
-        sum(-charge.get(a, 0) * charge.get(b, 0) for a, b in zip(text, text[1:], strict=False))
+        sum(-charge.get(a, 0) * charge.get(b, 0) for a, b in pairwise(text))
         + 0.1 * len(set(text))
         for text in objects
     ]

@@ -1,0 +1,31 @@
+"""Every example runs as its first lines say."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from flowscout import Campaign
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_the_simulator_example_spends_no_more_than_its_budget(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "simulator", tmp_path / "simulator")
+    with Campaign.from_yaml(tmp_path / "simulator" / "campaign.yaml") as campaign:
+        while campaign.run_round() is not None:
+            pass
+        status = campaign.status()
+        rows = campaign.history()
+    assert status.state == "finished"
+    assert len(status.rounds) == 4
+    assert status.spent_minor == 64 * 40 <= 3000
+    assert set(rows["oracle_version"]) == {"2"}
+
+
+def test_the_laboratory_example_asks_and_tells(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "laboratory" / "ask_and_tell.py"), str(tmp_path / "bench.db")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "3 of the second plate still wait" in printed.stdout
+    assert printed.stdout.count("\n") == 7
+    assert printed.stderr == ""
