@@ -25,8 +25,11 @@ SLOPE_RANGE = (0.7, 1.3)
 """Where the slope of log p on log R must lie for the sampler to be trusted: it is 1 for the exact one."""
 
 _TEST_DRAWS = 1_000
-_EXPONENT_STEP = 1.25
-_MAX_ADJUSTMENTS = 5
+_START = 0.15
+_EXPONENT_STEP = 1.8
+_MAX_ADJUSTMENTS = 8
+_PATIENCE = 3
+_SMALL_LOSS = 1.0  # a residual of 1 nat
 
 
 @dataclass(frozen=True)
@@ -97,19 +100,12 @@ class GFlowNetProposer:
             policy_state=warm_start,
             device=problem.device,
         )
-        reward = problem.reward
+        reward, adjustments = problem.reward, 0
+        # A space of a few thousand objects has no room for so many different samples.
+        if self.adjust and (problem.space.size or 10**9) >= 20 * _TEST_DRAWS:
+            reward, adjustments = self._adjust_exponent(trainer, reward, seed)
         record = trainer.fit(self.steps)
         unique = _unique_share(trainer, seed)
-        # A space of a few thousand objects has no room for so many different samples.
-        adjustable = self.adjust and (problem.space.size or 10**9) >= 20 * _TEST_DRAWS
-        adjustments = 0
-        while adjustable and adjustments < _MAX_ADJUSTMENTS and not _within(unique, UNIQUE_RANGE):
-            factor = _EXPONENT_STEP if unique > UNIQUE_RANGE[1] else 1 / _EXPONENT_STEP
-            reward = reward.with_exponent(reward.exponent * factor)
-            trainer.log_reward = reward
-            record = trainer.fit(max(1, self.steps // 3))
-            unique = _unique_share(trainer, seed)
-            adjustments += 1
         health = _health(problem, trainer, reward, seed)
         return Trained(
             tensors=trainer.policy.state_dict(),
@@ -118,6 +114,38 @@ class GFlowNetProposer:
             diagnostics=_diagnostics(record) | health | {"unique_share": unique, "adjustments": adjustments},
             healthy=_is_healthy(health),
         )
+
+    def _adjust_exponent(
+        self, trainer: Trainer[Any], reward: FrozenReward, seed: int
+    ) -> tuple[FrozenReward, int]:
+        """Return the reward at an exponent whose samples are unique in the share wanted, and the tries it took.
+
+        It starts flat and sharpens while the policy learns: a policy that has collapsed on a few objects hardly
+        finds back. Between a flat and a sharp exponent it bisects.
+        """
+        exponent, flat, sharp = reward.exponent * _START, 0.0, 0.0
+        for tries in range(1, _MAX_ADJUSTMENTS + 1):
+            reward = reward.with_exponent(exponent)
+            trainer.log_reward = reward
+            self._catch_up(trainer)
+            unique = _unique_share(trainer, seed)
+            if _within(unique, UNIQUE_RANGE):
+                return reward, tries
+            if unique > UNIQUE_RANGE[1]:
+                flat = exponent
+            else:
+                sharp = exponent
+            if flat and sharp:
+                exponent = (flat * sharp) ** 0.5
+            else:
+                exponent = exponent * _EXPONENT_STEP if flat else exponent / _EXPONENT_STEP
+        return reward, tries
+
+    def _catch_up(self, trainer: Trainer[Any]) -> None:
+        """Train until the loss is small or patience ends: before that, its samples say nothing of the reward."""
+        for _ in range(_PATIENCE):
+            if _recent_loss(trainer.fit(max(1, self.steps // 3))) < _SMALL_LOSS:
+                return
 
     def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
         """Draw from the trained policy."""
@@ -243,14 +271,18 @@ def _is_healthy(health: Mapping[str, float]) -> bool:
 
 
 def _diagnostics(record: TrainingRecord) -> dict[str, Any]:
-    losses = record.loss
     return {
         "steps": record.steps,
-        "loss": sum(losses[-10:]) / len(losses[-10:]),
+        "loss": _recent_loss(record),
         "log_z": record.log_z,
         "seconds": record.seconds,
         "reward_seconds": record.reward_seconds,
     }
+
+
+def _recent_loss(record: TrainingRecord) -> float:
+    recent = record.loss[-10:]
+    return sum(recent) / len(recent)
 
 
 def _within(value: float, bounds: tuple[float, float]) -> bool:

@@ -21,7 +21,7 @@ much more finds the same few objects again and again.
 """
 
 N_BEST = 32
-"""How many of the best known objects the exponent is scaled by."""
+"""How many of the best known objects the exponent is scaled by, but no more than a quarter of them."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def freeze_reward(
         )
     scale = scale if scale > 0 else 1.0
     if exponent is None:
-        best = acquisition(features(known)).sort(descending=True).values[:N_BEST].mean()
+        n_best = max(1, min(N_BEST, len(known) // 4))
+        best = acquisition(features(known)).sort(descending=True).values[:n_best].mean()
         # Early on the best known objects may be poor ones: then the best of the reference are the measure.
         top = torch.maximum(best, values.quantile(0.995))
         exponent = TEMPERING * log_size * scale / max((top - centre).item(), 0.5 * scale)
