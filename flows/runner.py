@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flowscout.errors import WorkError
 from flowscout.flows import settings
-from flowscout.flows.embedded import EmbeddedServer
+from flowscout.flows.embedded import EmbeddedServer, answers
 
 
 @contextmanager
@@ -14,9 +15,18 @@ def prefect_server(home: Path) -> Iterator[EmbeddedServer | None]:
 
     An embedded server is starting when this yields; call its `wait` before the first flow. Prefect must not
     have been imported yet.
+
+    Raises:
+        WorkError: the server that the environment names does not answer.
     """
     settings.quiet()
-    if settings.server_url() is not None:
+    named = settings.server_url()
+    if named is not None:
+        if not answers(named):
+            raise WorkError(
+                f"no Prefect server answers at {named!r}, which PREFECT_API_URL names; start it, or unset the "
+                "variable to have one started with the command."
+            )
         yield None
         return
     server = EmbeddedServer(home)

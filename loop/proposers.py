@@ -115,9 +115,7 @@ class GFlowNetProposer:
             healthy=_is_healthy(health),
         )
 
-    def _adjust_exponent(
-        self, trainer: Trainer[Any], reward: FrozenReward, seed: int
-    ) -> tuple[FrozenReward, int]:
+    def _adjust_exponent(self, trainer: Trainer[Any], reward: FrozenReward, seed: int) -> tuple[FrozenReward, int]:
         """Return the reward at an exponent whose samples are unique in the share wanted, and the tries it took.
 
         It starts flat and sharpens while the policy learns: a policy that has collapsed on a few objects hardly
