@@ -1,0 +1,21 @@
+"""The contract that every storage of the history keeps, as one class of pytest tests.
+
+class TestMyStorage(HistoryContract):
+    @pytest.fixture
+    def history(self, tmp_path):
+        with History(f"sqlite:///{tmp_path}/history.db") as history:
+            yield history
+"""
+
+from flowscout.testing.storage_experiments import ExperimentContract
+from flowscout.testing.storage_measurements import MeasurementContract
+from flowscout.testing.storage_queries import QueryContract
+from flowscout.testing.storage_rounds import RoundContract
+
+
+class HistoryContract(MeasurementContract, ExperimentContract, RoundContract, QueryContract):
+    """Test one storage against the guarantees of `flowscout.db.History`.
+
+    Subclass it and provide the fixture `history`: an open, empty history. Where a second one cannot be opened
+    by the first one's URL, provide `reopen` too: a function that opens the same database again.
+    """

@@ -1,0 +1,141 @@
+"""What a storage guarantees of measurements: each is stored once, in order, and never changed."""
+
+import math
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flowscout.db import Qualifier, Told
+from flowscout.errors import LabelError
+from flowscout.testing.histories import PROPERTY, HistoryFixtures, Scene, begin, measured
+
+
+class MeasurementContract(HistoryFixtures):
+    """Test what is stored of measured values."""
+
+    def test_seq_is_gapless_and_follows_the_order_of_telling(self, scene: Scene) -> None:
+        scene.tell(measured("b"), measured("a"))
+        scene.tell(measured("d"))
+        scene.tell(measured("c"), measured("e"))
+        assert scene.rows("SELECT seq, row_id FROM measurement ORDER BY seq") == [
+            (1, "b"), (2, "a"), (3, "d"), (4, "c"), (5, "e"),
+        ]  # fmt: skip
+        assert scene.history.campaigns.get(scene.campaign.id).clock == 5
+
+    def test_each_campaign_has_a_clock_of_its_own(self, scene: Scene) -> None:
+        other = begin(scene.history, name="other")
+        scene.tell(measured("a"), measured("b"))
+        other.tell(measured("a"))
+        assert scene.history.campaigns.get("other").clock == 1
+        assert scene.history.campaigns.get(scene.campaign.uuid).clock == 2
+
+    def test_the_same_row_told_again_changes_nothing(self, scene: Scene) -> None:
+        rows = [measured("a", 0.1), measured("b", 0.2)]
+        assert scene.tell(*rows) == Told(added=2, unchanged=0)
+        before = [scene.table(name) for name in ("campaign", "measurement", "candidate", "current_value", "event")]
+        assert scene.tell(*rows) == Told(added=0, unchanged=2)
+        assert scene.tell(rows[1]) == Told(added=0, unchanged=1)
+        after = [scene.table(name) for name in ("campaign", "measurement", "candidate", "current_value", "event")]
+        assert after == before
+
+    def test_a_row_that_stands_twice_in_one_telling_is_stored_once(self, scene: Scene) -> None:
+        assert scene.tell(measured("a"), measured("a")) == Told(added=1, unchanged=1)
+
+    def test_another_source_row_or_property_is_another_measurement(self, scene: Scene) -> None:
+        row = measured("a")
+        others = [replace(row, source="eln"), replace(row, row_id="2"), replace(row, property="mass")]
+        assert scene.tell(row, *others) == Told(added=4, unchanged=0)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"value": 2.0}, {"key": "B", "object": "b"}, {"qualifier": Qualifier.BELOW}],
+        ids=["value", "object", "qualifier"],
+    )
+    def test_other_content_for_a_known_row_is_refused_whole(self, scene: Scene, changes: dict[str, Any]) -> None:
+        scene.tell(measured("a", 1.0))
+        before = [scene.table(name) for name in ("campaign", "measurement", "candidate", "current_value", "event")]
+        with pytest.raises(LabelError, match=r"'a'.*'plate'"):
+            scene.tell(measured("new"), replace(measured("a", 1.0), **changes))
+        after = [scene.table(name) for name in ("campaign", "measurement", "candidate", "current_value", "event")]
+        assert after == before
+
+    def test_a_training_set_is_exactly_what_was_known_at_its_cut_off(self, scene: Scene) -> None:
+        told = [("c", 3.0), ("a", 1.0), ("c", 5.0), ("b", 2.0), ("a", 0.5)]
+        for row, (obj, value) in enumerate(told):
+            scene.tell(measured(obj, value, row_id=str(row)))
+        for upto in range(len(told) + 1):
+            known: dict[str, list[float]] = {}
+            for obj, value in told[:upto]:
+                known.setdefault(obj.upper(), []).append(value)
+            data = scene.history.measurements.training_set(scene.campaign.id, PROPERTY, upto_seq=upto)
+            assert data.upto_seq == upto
+            assert [(row.key, row.value, row.count) for row in data.rows] == [
+                (key, sum(values) / len(values), len(values)) for key, values in sorted(known.items())
+            ]
+
+    def test_a_training_set_rebuilt_after_more_data_came_is_the_same(self, scene: Scene) -> None:
+        scene.tell(measured("b", 0.1), measured("a", 0.2))
+        first = scene.history.measurements.training_set(scene.campaign.id, PROPERTY)
+        scene.tell(measured("c", 0.3), measured("a", 0.7, row_id="again"))
+        again = scene.history.measurements.training_set(scene.campaign.id, PROPERTY, upto_seq=first.upto_seq)
+        assert again == first
+        now = scene.history.measurements.training_set(scene.campaign.id, PROPERTY)
+        assert now.sha256 != first.sha256
+
+    def test_a_training_set_does_not_depend_on_the_order_of_telling(self, scene: Scene) -> None:
+        other = begin(scene.history, name="other")
+        # Sums of these differ in the last bit with their order, so that a plain sum would be seen.
+        rows = [measured(obj, 0.1 * n, row_id=f"{obj}{n}") for obj in ("Z", "a", "ä", "B") for n in range(1, 12)]
+        scene.tell(*rows)
+        random.Random(0).shuffle(rows)
+        other.tell(*rows)
+        told = [scene.history.measurements.training_set(s.campaign.id, PROPERTY) for s in (scene, other)]
+        assert told[0].sha256 == told[1].sha256
+        assert [row.key for row in told[0].rows] == sorted({row.key for row in rows})
+
+    def test_only_plain_values_of_the_property_are_trained_on(self, scene: Scene) -> None:
+        scene.tell(
+            measured("a", 1.0),
+            measured("a", 9.0, property="mass"),
+            measured("b", 1.0, qualifier=Qualifier.BELOW),
+            measured("c", 1.0, qualifier=Qualifier.ABOVE),
+            measured("d", None, qualifier=Qualifier.MISSING),
+            measured("e", None, qualifier=Qualifier.INFEASIBLE),
+        )
+        data = scene.history.measurements.training_set(scene.campaign.id, PROPERTY)
+        assert [(row.object, row.value) for row in data.rows] == [("a", 1.0)]
+        assert scene.history.measurements.known_keys(scene.campaign.id) == {"A", "B", "C", "D", "E"}
+
+    def test_a_value_comes_back_to_the_last_bit(self, scene: Scene) -> None:
+        values = {"a": 0.1 + 0.2, "b": 5e-324, "c": -1.7976931348623157e308, "d": math.pi}
+        scene.tell(*(measured(obj, value) for obj, value in values.items()))
+        data = scene.history.measurements.training_set(scene.campaign.id, PROPERTY)
+        assert {row.object: row.value for row in data.rows} == values
+
+    def test_current_values_are_what_a_rebuild_makes(self, scene: Scene) -> None:
+        for row, (obj, value) in enumerate([("a", 0.1), ("b", 0.2), ("a", 0.7), ("a", 0.3)]):
+            scene.tell(measured(obj, value, row_id=str(row)))
+        scene.tell(measured("c", 1.0, property="mass"), measured("d", None, qualifier=Qualifier.MISSING))
+        before = scene.table("current_value")
+        assert len(before) == 3
+        scene.history.measurements.rebuild_current_values(scene.campaign.id)
+        assert scene.table("current_value") == before
+
+    def test_an_object_keeps_the_first_way_it_was_written(self, scene: Scene) -> None:
+        scene.tell(measured("acgt"))
+        scene.tell(measured("ACGT"))
+        assert scene.rows("SELECT key, object FROM candidate") == [("ACGT", "acgt")]
+
+    def test_a_table_of_thousands_is_told_at_once(self, scene: Scene) -> None:
+        rows = [measured(f"object {n}", n / 7) for n in range(2100)]
+        assert scene.tell(*rows) == Told(added=2100, unchanged=0)
+        assert scene.tell(*rows) == Told(added=0, unchanged=2100)
+        assert len(scene.history.measurements.training_set(scene.campaign.id, PROPERTY).rows) == 2100
+
+    def test_a_told_value_settles_the_evaluation_that_awaits_it(self, scene: Scene) -> None:
+        record = scene.propose(["a", "b"])
+        scene.tell(measured("b"))
+        assert scene.states() == ["queued", "done"]
+        assert [claim.object for claim in scene.claim(record)] == ["a"]
