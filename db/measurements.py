@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import fsum
+from math import fsum, isfinite
 
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session, aliased
@@ -16,6 +16,9 @@ from flowscout.db.models import Campaign, Candidate, CurrentValue, Evaluation, M
 from flowscout.db.records import MeasurementRecord, TrainingRow, TrainingSet
 from flowscout.db.states import EvaluationState, Qualifier, sources_of
 from flowscout.errors import LabelError
+
+
+_WITH_VALUE = (Qualifier.EQUAL, Qualifier.BELOW, Qualifier.ABOVE)
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ def insert_measurements(
     and row id) with another value is refused or, without `refuse_conflicts`, left to a person by an event.
 
     Raises:
-        LabelError: a conflict that is to be refused.
+        LabelError: a conflict that is to be refused, or a value that is no finite number.
     """
+    _refuse_non_finite(records)
     ids = ensure_candidates(session, campaign_id, [(r.key, r.object) for r in records])
     new, conflicts = _new_records(session, campaign_id, records, ids)
     for record, stored in conflicts:
@@ -141,6 +145,18 @@ def insert_measurements(
         )
     _project(session, campaign_id, sorted({ids[record.key] for record in new}))
     return len(new)
+
+
+def _refuse_non_finite(records: Sequence[MeasurementRecord]) -> None:
+    """Refuse what cannot be stored alike everywhere: SQLite keeps no NaN, and makes it NULL."""
+    for record in records:
+        wanted = record.qualifier in _WITH_VALUE
+        if (wanted and record.value is None) or (record.value is not None and not isfinite(record.value)):
+            raise LabelError(
+                f"row {record.row_id!r} of {record.source!r} says {record.property} {record.qualifier} "
+                f"{record.value!r} for {record.object!r}, expected a finite number; nothing was written. "
+                "Correct the value, or leave the row out."
+            )
 
 
 def _new_records(

@@ -61,6 +61,16 @@ class MeasurementContract(HistoryFixtures):
         after = [scene.table(name) for name in ("campaign", "measurement", "candidate", "current_value", "event")]
         assert after == before
 
+    @pytest.mark.parametrize("qualifier", [Qualifier.EQUAL, Qualifier.BELOW, Qualifier.ABOVE])
+    @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+    def test_a_value_that_is_no_finite_number_is_refused(
+        self, scene: Scene, value: float | None, qualifier: Qualifier
+    ) -> None:
+        with pytest.raises(LabelError, match=r"expected a finite number"):
+            scene.tell(measured("new"), measured("a", value, qualifier=qualifier))
+        assert scene.table("measurement") == []
+        assert scene.table("candidate") == []
+
     def test_a_training_set_is_exactly_what_was_known_at_its_cut_off(self, scene: Scene) -> None:
         told = [("c", 3.0), ("a", 1.0), ("c", 5.0), ("b", 2.0), ("a", 0.5)]
         for row, (obj, value) in enumerate(told):
