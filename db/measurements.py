@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from flowscout.db.campaigns import add_event
 from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.database import Database
-from flowscout.db.models import Campaign, Candidate, CurrentValue, Evaluation, Measurement
+from flowscout.db.models import Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
 from flowscout.db.records import MeasurementRecord, TrainingRow, TrainingSet
 from flowscout.db.states import EvaluationState, Qualifier, sources_of
 from flowscout.errors import LabelError
@@ -38,7 +38,7 @@ class Measurements:
     def add(self, campaign_id: int, records: Sequence[MeasurementRecord], *, actor: str) -> Told:
         """Record all of `records`, or none. What is known already changes nothing.
 
-        A value of a candidate whose evaluation is waiting settles that evaluation.
+        A value of a wanted property settles the evaluation of its candidate that is waiting.
 
         Raises:
             LabelError: a row that is known already (same source and row id) now has another value.
@@ -110,11 +110,11 @@ def insert_measurements(
     if not new:
         return 0
     seq = _take_seq(session, campaign_id, len(new))
-    awaited = {} if evaluation_id is not None else _awaited(session, [ids[r.key] for r in new])
+    awaited = {} if evaluation_id is not None else _awaited(session, campaign_id, new, ids)
     settled = set() if evaluation_id is None else {evaluation_id}
     for offset, record in enumerate(new):
         candidate_id = ids[record.key]
-        belongs_to = evaluation_id if evaluation_id is not None else awaited.get(candidate_id)
+        belongs_to = evaluation_id if evaluation_id is not None else awaited.get((candidate_id, record.property))
         if belongs_to is not None:
             settled.add(belongs_to)
         session.add(
@@ -202,15 +202,22 @@ def _take_seq(session: Session, campaign_id: int, count: int) -> int:
     return last - count + 1
 
 
-def _awaited(session: Session, candidate_ids: Iterable[int]) -> dict[int, int]:
-    """Return, for each candidate that awaits a measurement, the evaluation that a told value settles."""
-    found: dict[int, int] = {}
+def _awaited(
+    session: Session, campaign_id: int, records: Sequence[MeasurementRecord], ids: dict[str, int]
+) -> dict[tuple[int, str], int]:
+    """Return the evaluation that a told value of a candidate's property settles.
+
+    Only a property that the campaign wants does: a mass or a purity is no answer to what is awaited.
+    """
+    wanted = set(session.scalars(select(Objective.property).where(Objective.campaign_id == campaign_id)))
+    candidate_ids = {ids[record.key] for record in records if record.property in wanted}
+    found: dict[tuple[int, str], int] = {}
     open_states = sources_of(EvaluationState.DONE)
-    for chunk in chunks(sorted(set(candidate_ids))):
+    for chunk in chunks(sorted(candidate_ids)):
         query = select(Evaluation.candidate_id, Evaluation.id)
         query = query.where(Evaluation.candidate_id.in_(chunk), Evaluation.state.in_(open_states))
         for candidate_id, evaluation_id in session.execute(query.order_by(Evaluation.replicate.desc())):
-            found[candidate_id] = evaluation_id
+            found.update({(candidate_id, prop): evaluation_id for prop in wanted})
     return found
 
 

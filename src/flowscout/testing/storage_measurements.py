@@ -149,3 +149,8 @@ class MeasurementContract(HistoryFixtures):
         scene.tell(measured("b"))
         assert scene.states() == ["queued", "done"]
         assert [claim.object for claim in scene.claim(record)] == ["a"]
+
+    def test_a_value_of_another_property_settles_nothing(self, scene: Scene) -> None:
+        scene.propose(["a"])
+        scene.tell(measured("a", property="mass"))
+        assert scene.states() == ["queued"]
