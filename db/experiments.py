@@ -49,7 +49,7 @@ class Experiments:
         with self._database.write() as session:
             until = session.scalars(select(utc_now())).one() + timedelta(seconds=lease_s)
             for evaluation, candidate, oracle in session.execute(query).all():
-                if not _reserve(session, evaluation, oracle.unit_cost_minor):
+                if not _reserve(session, evaluation.campaign_id, oracle.unit_cost_minor):
                     detail = {"evaluation_id": evaluation.id, "cost_minor": oracle.unit_cost_minor}
                     add_event(
                         session, evaluation.campaign_id, "budget_exhausted",
@@ -66,6 +66,7 @@ class Experiments:
                 evaluation.state = EvaluationState.RUNNING
                 session.add(attempt)
                 session.flush()
+                _book(session, evaluation, attempt.id, LedgerKind.RESERVE, oracle.unit_cost_minor)
                 claims.append(_claim(attempt, evaluation, candidate, oracle))
         return claims
 
@@ -109,7 +110,7 @@ class Experiments:
             detail = {"attempt_id": claim.attempt_id, "state": str(target)}
             add_event(session, evaluation.campaign_id, "stale_attempt", actor=actor, detail=detail)
         else:
-            _spend(session, evaluation, claim.attempt_id, reserved=oracle.unit_cost_minor, cost=cost)
+            _spend(session, evaluation, claim.attempt_id, cost=cost)
             if not succeeded:
                 _set_state(session, evaluation.id, _after_failure(session, evaluation.id, outcome.failure))
         return insert_measurements(
@@ -144,7 +145,7 @@ class Experiments:
                 attempt.state, attempt.ended_at = AttemptState.EXPIRED, now
                 target = EvaluationState.QUEUED if oracle.idempotent else EvaluationState.UNKNOWN
                 if oracle.idempotent:
-                    _spend(session, evaluation, attempt.id, reserved=oracle.unit_cost_minor, cost=0)
+                    _spend(session, evaluation, attempt.id, cost=0)
                 _set_state(session, evaluation.id, target)
                 counts[str(target)] += 1
                 detail = {"attempt_id": attempt.id, "evaluation": str(target), "owner": attempt.owner}
@@ -226,23 +227,24 @@ def _set_state(session: Session, evaluation_id: int, target: EvaluationState) ->
     )
 
 
-def _reserve(session: Session, evaluation: Evaluation, cost_minor: int) -> bool:
-    """Reserve the price of one call, if the balance allows it."""
+def _reserve(session: Session, campaign_id: int, cost_minor: int) -> bool:
+    """Reserve the price of one call, if the balance allows it; the caller books it on the attempt."""
     committed = Balance.reserved_minor + Balance.spent_minor + cost_minor
     changed = session.execute(
         update(Balance)
-        .where(Balance.campaign_id == evaluation.campaign_id)
+        .where(Balance.campaign_id == campaign_id)
         .where(Balance.limit_minor.is_(None) | (committed <= Balance.limit_minor))
         .values(reserved_minor=Balance.reserved_minor + cost_minor)
     )
-    if changed.rowcount == 0:  # type: ignore[attr-defined]
-        return False
-    _book(session, evaluation, None, LedgerKind.RESERVE, cost_minor)
-    return True
+    return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
 
 
-def _spend(session: Session, evaluation: Evaluation, attempt_id: int, *, reserved: int, cost: int) -> None:
-    """Turn a reservation into what was really paid."""
+def _spend(session: Session, evaluation: Evaluation, attempt_id: int, *, cost: int) -> None:
+    """Turn what was reserved for an attempt, at the price of that day, into what was really paid."""
+    booked = select(func.sum(Ledger.amount_minor)).where(
+        Ledger.attempt_id == attempt_id, Ledger.kind == LedgerKind.RESERVE
+    )
+    reserved = int(session.scalar(booked) or 0)
     session.execute(
         update(Balance)
         .where(Balance.campaign_id == evaluation.campaign_id)
@@ -252,7 +254,7 @@ def _spend(session: Session, evaluation: Evaluation, attempt_id: int, *, reserve
     _book(session, evaluation, attempt_id, LedgerKind.SPEND, cost)
 
 
-def _book(session: Session, evaluation: Evaluation, attempt_id: int | None, kind: LedgerKind, amount: int) -> None:
+def _book(session: Session, evaluation: Evaluation, attempt_id: int, kind: LedgerKind, amount: int) -> None:
     if amount == 0:
         return
     session.add(

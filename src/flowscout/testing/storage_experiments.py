@@ -198,6 +198,18 @@ class ExperimentContract(HistoryFixtures):
         assert poor_scene.money() == (0, 1000)
         assert poor_scene.claim(record) == []
 
+    def test_what_was_reserved_is_released_though_the_price_changed(self, scene: Scene) -> None:
+        first = scene.propose(["a"])
+        [claim] = scene.claim(first)
+        [lost] = scene.claim(scene.propose(["b"], number=2), owner=dead_owner())
+        second = scene.propose(["c"], number=3, oracle=replace(ORACLE, unit_cost_minor=150))
+        scene.settle(result(claim))
+        scene.recover()
+        assert scene.money()[0] == 0
+        [dear] = scene.claim(second)
+        assert scene.money()[0] == 150
+        assert lost.idempotency_key != dear.idempotency_key
+
     def test_cancelled_evaluations_are_not_claimed_but_a_late_result_is_kept(self, poor_scene: Scene) -> None:
         record = poor_scene.propose(["a", "b", "c"])
         poor_scene.claim(record)
