@@ -111,8 +111,8 @@ class Experiments:
             add_event(session, evaluation.campaign_id, "stale_attempt", actor=actor, detail=detail)
         else:
             _spend(session, evaluation, claim.attempt_id, cost=cost)
-            if not succeeded:
-                _set_state(session, evaluation.id, _after_failure(session, evaluation.id, outcome.failure))
+            after = _after_failure(session, evaluation.id, outcome.failure)
+            _set_state(session, evaluation.id, EvaluationState.DONE if succeeded else after)
         return insert_measurements(
             session,
             evaluation.campaign_id,

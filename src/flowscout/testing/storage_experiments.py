@@ -65,6 +65,14 @@ class ExperimentContract(HistoryFixtures):
         assert scene.states() == ["done", "done"]
         assert scene.money() == (0, 200)
 
+    def test_a_success_is_settled_though_its_value_was_known(self, scene: Scene) -> None:
+        record = scene.propose(["a"])
+        [claim] = scene.claim(record)
+        [told] = result(claim).measurements
+        scene.tell(replace(told, property="mass"))
+        assert scene.settle(replace(result(claim), measurements=[replace(told, property="mass")])) == 0
+        assert scene.states() == ["done"]
+
     def test_settling_twice_changes_nothing_the_second_time(self, scene: Scene) -> None:
         [claim] = scene.claim(scene.propose(["a"]))
         assert scene.settle(result(claim)) == 1
