@@ -146,8 +146,10 @@ class Experiments:
                 target = EvaluationState.QUEUED if oracle.idempotent else EvaluationState.UNKNOWN
                 if oracle.idempotent:
                     _spend(session, evaluation, attempt.id, cost=0)
-                _set_state(session, evaluation.id, target)
-                counts[str(target)] += 1
+                if _set_state(session, evaluation.id, target):
+                    counts[str(target)] += 1
+                else:  # its value was told meanwhile
+                    target = evaluation.state
                 detail = {"attempt_id": attempt.id, "evaluation": str(target), "owner": attempt.owner}
                 add_event(session, campaign_id, "attempt_expired", actor=actor, detail=detail)
         return counts
@@ -219,12 +221,14 @@ def _after_failure(session: Session, evaluation_id: int, failure: FailureClass |
     return EvaluationState.QUEUED if again else EvaluationState.FAILED
 
 
-def _set_state(session: Session, evaluation_id: int, target: EvaluationState) -> None:
-    session.execute(
+def _set_state(session: Session, evaluation_id: int, target: EvaluationState) -> bool:
+    """Move an evaluation, if its state allows it; return whether it moved."""
+    changed = session.execute(
         update(Evaluation)
         .where(Evaluation.id == evaluation_id, Evaluation.state.in_(sources_of(target)))
         .values(state=target)
     )
+    return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
 
 
 def _reserve(session: Session, campaign_id: int, cost_minor: int) -> bool:

@@ -147,6 +147,15 @@ class ExperimentContract(HistoryFixtures):
         assert scene.recover() == {"queued": 1, "unknown": 0}
         assert scene.states() == ["running", "queued"]
 
+    @pytest.mark.parametrize("oracle", [ORACLE, NOT_IDEMPOTENT], ids=["idempotent", "not idempotent"])
+    def test_what_was_told_meanwhile_is_not_recovered(self, scene: Scene, oracle: OracleRecord) -> None:
+        record = scene.propose(["a"], oracle=oracle)
+        scene.claim(record, owner=dead_owner())
+        scene.tell(measured("a"))
+        assert scene.recover() == {"queued": 0, "unknown": 0}
+        assert scene.states() == ["done"]
+        assert scene.claim(record) == []
+
     def test_transient_failures_are_retried_a_limited_number_of_times(self, scene: Scene) -> None:
         record = scene.propose(["a"])
         for number in (1, 2, 3):
