@@ -207,7 +207,9 @@ class Rounds:
         query = query.where(Proposal.round_id == round_id)
         if selected:
             query = query.where(Proposal.decision == Decision.SELECTED)
-        query = query.order_by(Proposal.rank.is_(None), Proposal.rank, Proposal.acquisition.desc(), Candidate.key)
+        # Said outright: PostgreSQL puts NULL first in a descending order, SQLite last.
+        by_acquisition = Proposal.acquisition.desc().nulls_last()
+        query = query.order_by(Proposal.rank.is_(None), Proposal.rank, by_acquisition, Candidate.key)
         with self._database.read() as session:
             return [_proposal(row, candidate) for row, candidate in session.execute(query)]
 

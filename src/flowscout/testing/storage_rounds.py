@@ -180,6 +180,22 @@ class RoundContract(HistoryFixtures):
             scene.history.rounds.record_fit(scene.lease, record, FIT)
         assert scene.history.rounds.fit(record.id) is None
 
+    def test_proposals_come_back_batch_first_then_by_acquisition(self, scene: Scene) -> None:
+        record = scene.train()
+        batch = [
+            proposal("e", acquisition=None),
+            proposal("d", acquisition=0.1),
+            proposal("c", acquisition=0.9, reason="too near"),
+            proposal("b", 2, acquisition=0.2),
+            proposal("a", 1, acquisition=0.1, mean=0.5, sd=0.1, log_prob=-3.5, log_reward=2.0),
+        ]
+        scene.history.rounds.record_proposals(scene.lease, record, batch, sampler_run_id=None, oracle=ORACLE)
+        found = scene.history.rounds.proposals(record.id)
+        assert [p.object for p in found] == ["a", "b", "c", "d", "e"]
+        assert [replace(p, candidate_id=None) for p in found] == batch[::-1]
+        assert [p.object for p in scene.history.rounds.proposals(record.id, selected=True)] == ["a", "b"]
+        assert scene.history.queries.pending(scene.campaign.id) == ["a", "b"]
+
 
 def _take_over(scene: Scene) -> tuple[Lease, Lease]:
     """Let the scene's lease end and another host's process take it; return the lost one and the new one."""
