@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, func, select, text
+from sqlalchemy import Boolean, Select, and_, func, select, text
 from sqlalchemy.orm import Session
 
 from flowscout.db.database import Database
@@ -19,6 +19,7 @@ from flowscout.db.models import (
     Round,
     SamplerRun,
 )
+from flowscout.db.models.base import UtcDateTime
 from flowscout.db.states import CampaignState, EvaluationState, RoundState
 
 
@@ -88,7 +89,8 @@ class Queries:
             sql = f"SELECT * FROM ({sql} DESC LIMIT :limit) AS latest ORDER BY seq"  # noqa: S608
             values["limit"] = limit
         with self._database.read() as session:
-            return [dict(row) for row in session.execute(text(sql), values).mappings()]
+            typed = text(sql).columns(measured_at=UtcDateTime(), superseded=Boolean())
+            return [dict(row) for row in session.execute(typed, values).mappings()]
 
     def best(self, campaign_id: int, prop: str, *, direction: str, k: int) -> list[BestRow]:
         """Return the `k` best candidates by the mean of their valid values, ties by key."""

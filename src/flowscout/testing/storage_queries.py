@@ -45,6 +45,14 @@ class QueryContract(HistoryFixtures):
         assert (b["seq"], b["object"], b["attempt"]) == (2, "b", 1)
         assert {"seq": 1, "round": None, "oracle": None, "unit": "nM", "sem": 0.1, "n": 3}.items() <= told.items()
 
+    def test_times_and_flags_of_the_history_have_their_types(self, scene: Scene) -> None:
+        scene.tell(measured("a"))
+        [row] = scene.history.queries.history("campaign")
+        assert row["superseded"] is False
+        assert isinstance(row["measured_at"], datetime)
+        # The database's clock against ours, on the same machine or on one that is kept by NTP.
+        assert abs(datetime.now(UTC) - row["measured_at"]) < timedelta(minutes=10)
+
     def test_the_history_is_cut_by_round_and_to_the_latest(self, scene: Scene) -> None:
         scene.tell(measured("z"), measured("y"))
         [claim] = scene.claim(scene.propose(["a"]))
