@@ -3,8 +3,10 @@
 What is stored belongs in `db.models`; who may change it, in the repositories.
 """
 
+import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -138,7 +140,11 @@ def current_revision(connection: Connection) -> str | None:
 def _engine(url: URL, *, immediate: bool) -> Engine:
     if url.get_backend_name() != "sqlite":
         return _postgresql_engine(url, read_only=not immediate)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        json_serializer=to_json,
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare_connection(connection: Any, _record: Any) -> None:
@@ -167,12 +173,31 @@ def _postgresql_engine(url: URL, *, read_only: bool) -> Engine:
             pool_pre_ping=True,
             isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
             execution_options={"postgresql_readonly": read_only},
+            json_serializer=to_json,
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise SchemaError(
             "PostgreSQL needs its driver, which is not installed; "
             "install it with: pip install 'flowscout[postgresql]'."
         ) from error
+
+
+def to_json(content: Any) -> str:
+    """Return `content` as JSON, with null for what is no finite number.
+
+    Python would write NaN, which is not JSON: PostgreSQL refuses it, and with it the whole round.
+    """
+    return json.dumps(_finite(content), allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content
 
 
 def sidecar_folder(url: URL) -> Path | None:

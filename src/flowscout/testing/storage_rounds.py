@@ -174,6 +174,12 @@ class RoundContract(HistoryFixtures):
         assert scene.history.rounds.previous_sampler(scene.campaign.id, 2, kind="gflownet") == sampler
         assert scene.history.rounds.previous_sampler(scene.campaign.id, 1, kind="gflownet") is None
 
+    def test_a_figure_that_is_no_number_is_stored_as_none(self, scene: Scene) -> None:
+        record = scene.train(diagnostics={"spearman": math.nan, "slopes": [1.0, -math.inf]})
+        fit = scene.history.rounds.fit(record.id)
+        assert fit is not None
+        assert fit.diagnostics == {"spearman": None, "slopes": [1.0, None]}
+
     def test_a_round_in_training_cannot_be_fitted_twice(self, scene: Scene) -> None:
         record = scene.start()
         with pytest.raises(StateError, match=r"cannot become training"):
