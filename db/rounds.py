@@ -37,7 +37,7 @@ from flowscout.db.records import (
     SamplerRecord,
 )
 from flowscout.db.states import Decision, RoundState, check_transition, sources_of
-from flowscout.errors import NotFoundError
+from flowscout.errors import NotFoundError, StateError
 
 _FINAL = (RoundState.COMPLETE, RoundState.CANCELLED)
 
@@ -190,7 +190,12 @@ class Rounds:
         sampler_run_id: int | None,
         oracle: OracleRecord,
     ) -> None:
-        """Store all proposals, queue an evaluation for each selected one, and move the round to proposed."""
+        """Store all proposals, queue an evaluation for each selected one, and move the round to proposed.
+
+        Raises:
+            StateError: a selected candidate has an evaluation already, or the round is not in training.
+            LeaseLostError: another process has taken the campaign over.
+        """
         with self._under_lease(lease) as session:
             ids = ensure_candidates(session, lease.campaign_id, [(p.key, p.object) for p in proposals])
             for chunk in chunks(proposals):
@@ -234,6 +239,7 @@ def _queue_evaluations(
     oracle: OracleRecord,
 ) -> None:
     oracle_id = ensure_oracle(session, record.campaign_id, oracle)
+    _refuse_evaluated(session, [ids[proposal.key] for proposal in selected], oracle_id)
     uuid = session.scalars(select(Campaign.uuid).where(Campaign.id == record.campaign_id)).one()
     for proposal in selected:
         session.add(
@@ -248,6 +254,18 @@ def _queue_evaluations(
             )
         )
         session.flush()  # one by one: evaluation ids follow the ranks
+
+
+def _refuse_evaluated(session: Session, candidate_ids: Sequence[int], oracle_id: int) -> None:
+    for chunk in chunks(candidate_ids):
+        query = select(Candidate.object).join(Evaluation, Evaluation.candidate_id == Candidate.id)
+        query = query.where(Evaluation.candidate_id.in_(chunk), Evaluation.oracle_id == oracle_id)
+        evaluated = list(session.scalars(query.order_by(Candidate.id)))
+        if evaluated:
+            raise StateError(
+                f"{len(evaluated)} of the selected candidates, {evaluated[0]!r} the first, were given to this "
+                "oracle for evaluation in an earlier round; propose others (`known_keys` lists these)."
+            )
 
 
 def ensure_oracle(session: Session, campaign_id: int, oracle: OracleRecord) -> int:

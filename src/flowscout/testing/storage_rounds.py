@@ -186,6 +186,16 @@ class RoundContract(HistoryFixtures):
             scene.history.rounds.record_fit(scene.lease, record, FIT)
         assert scene.history.rounds.fit(record.id) is None
 
+    def test_proposals_are_stored_whole_or_not_at_all(self, scene: Scene) -> None:
+        scene.propose(["a"])
+        record = scene.train(2)
+        before = [scene.table(name) for name in TABLES if name != "campaign"]
+        batch = [proposal("b", 1), proposal("c"), proposal("a", 2)]
+        with pytest.raises(StateError, match=r"'a'.*evaluat"):
+            scene.history.rounds.record_proposals(scene.lease, record, batch, sampler_run_id=None, oracle=ORACLE)
+        assert [scene.table(name) for name in TABLES if name != "campaign"] == before
+        assert scene.history.rounds.proposals(record.id) == []
+
     def test_proposals_come_back_batch_first_then_by_acquisition(self, scene: Scene) -> None:
         record = scene.train()
         batch = [
