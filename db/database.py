@@ -20,6 +20,7 @@ from flowscout.db import migrate
 from flowscout.errors import SchemaError
 
 BUSY_TIMEOUT_S = 60.0
+_MAKERS_KEY = 0x666C6F7773636F75  # any number that another program is unlikely to lock: "flowscou"
 
 
 def parse_url(url: str) -> URL:
@@ -112,6 +113,7 @@ class Database:
                 found = current_revision(connection)
             if found is None and create:
                 with self._writer.begin() as connection:
+                    _wait_for_other_makers(connection)
                     if current_revision(connection) is None:  # another process may have been first
                         migrate.upgrade(connection)
                     found = current_revision(connection)
@@ -135,6 +137,13 @@ def current_revision(connection: Connection) -> str | None:
     if not dialect.has_table(connection, "alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _wait_for_other_makers(connection: Connection) -> None:
+    """Let one process at a time make the tables. On SQLite BEGIN IMMEDIATE has done so already."""
+    if connection.dialect.name == "postgresql":
+        # Two that make the same table at once fail on PostgreSQL with a duplicate key of its catalogue.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MAKERS_KEY})
 
 
 def _engine(url: URL, *, immediate: bool) -> Engine:

@@ -17,7 +17,6 @@ from flowscout.db.records import MeasurementRecord, TrainingRow, TrainingSet
 from flowscout.db.states import EvaluationState, Qualifier, sources_of
 from flowscout.errors import LabelError
 
-
 _WITH_VALUE = (Qualifier.EQUAL, Qualifier.BELOW, Qualifier.ABOVE)
 
 

@@ -186,9 +186,9 @@ class HistoryFixtures:
         return begin(history, limit_minor=250)
 
 
-def begin(history: History, *, limit_minor: int | None = None, name: str = "campaign") -> Scene:
-    """Register a campaign and take its lease."""
-    campaign = history.campaigns.register(
+def begin_campaign(history: History, *, limit_minor: int | None = None, name: str = "campaign") -> CampaignRecord:
+    """Register a campaign."""
+    return history.campaigns.register(
         name,
         CONFIG,
         objectives=[ObjectiveRecord(PROPERTY, "maximize", unit="nM")],
@@ -196,5 +196,10 @@ def begin(history: History, *, limit_minor: int | None = None, name: str = "camp
         limit_minor=limit_minor,
         actor="test",
     )
+
+
+def begin(history: History, *, limit_minor: int | None = None, name: str = "campaign") -> Scene:
+    """Register a campaign and take its lease."""
+    campaign = begin_campaign(history, limit_minor=limit_minor, name=name)
     lease = history.campaigns.acquire_lease(campaign.id, owner=this_owner())
     return Scene(history, campaign, history.campaigns.config(campaign.id), lease)
