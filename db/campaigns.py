@@ -10,6 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from flowscout.db import owners
+from flowscout.db.candidates import insert_for
 from flowscout.db.database import Database
 from flowscout.db.models import Balance, Campaign, ConfigVersion, Event, Objective, utc_now
 from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord
@@ -40,12 +41,12 @@ class Campaigns:
         The seed is drawn when none is given, and never changes afterwards.
         """
         with self._database.write() as session:
-            row = session.scalar(select(Campaign).where(Campaign.name == name).with_for_update())
-            if row is None:
-                drawn = secrets.randbits(62) if seed is None else seed
-                row = Campaign(uuid=str(uuids.uuid4()), name=name, seed=drawn)
-                session.add(row)
-                session.flush()
+            drawn = secrets.randbits(62) if seed is None else seed
+            new = {"uuid": str(uuids.uuid4()), "name": name, "seed": drawn}
+            insert = insert_for(session)(Campaign).values(new).on_conflict_do_nothing()
+            made = session.scalar(insert.returning(Campaign.id))
+            row = session.scalars(select(Campaign).where(Campaign.name == name).with_for_update()).one()
+            if made is not None:
                 session.add(Balance(campaign_id=row.id, limit_minor=limit_minor))
                 add_event(session, row.id, "campaign_registered", actor=actor, detail={"name": name})
             _store_version(session, row.id, config, actor=actor)
