@@ -12,10 +12,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from flowscout.db import owners
-from flowscout.db.campaigns import add_event
+from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.database import Database
 from flowscout.db.measurements import insert_measurements
-from flowscout.db.models import Attempt, Balance, Candidate, Evaluation, Ledger, Oracle, utc_now
+from flowscout.db.models import Attempt, Balance, Candidate, Evaluation, Ledger, Oracle, Round, utc_now
 from flowscout.db.records import Claim, Outcome
 from flowscout.db.states import AttemptState, EvaluationState, FailureClass, LedgerKind, sources_of
 
@@ -43,10 +43,10 @@ class Experiments:
             .join(Oracle, Oracle.id == Evaluation.oracle_id)
             .where(Evaluation.round_id == round_id, Evaluation.state == EvaluationState.QUEUED)
             .order_by(Evaluation.id)
-            .with_for_update(of=Evaluation, skip_locked=True)
         )
         claims: list[Claim] = []
         with self._database.write() as session:
+            _lock_round(session, round_id)
             until = session.scalars(select(utc_now())).one() + timedelta(seconds=lease_s)
             for evaluation, candidate, oracle in session.execute(query).all():
                 if not _reserve(session, evaluation.campaign_id, oracle.unit_cost_minor):
@@ -76,7 +76,11 @@ class Experiments:
         An attempt that is no longer this owner's changes no state and no money; its values are recorded.
         """
         added = 0
+        evaluations = [outcome.claim.evaluation_id for outcome in outcomes]
+        query = select(Evaluation.campaign_id).where(Evaluation.id.in_(evaluations)).distinct()
         with self._database.write() as session:
+            for campaign_id in session.scalars(query.order_by(Evaluation.campaign_id)).all():
+                lock_campaign(session, campaign_id)
             for outcome in outcomes:
                 added += self._settle_one(session, outcome, actor=actor)
         return added
@@ -134,10 +138,10 @@ class Experiments:
             .join(Evaluation, Evaluation.id == Attempt.evaluation_id)
             .join(Oracle, Oracle.id == Evaluation.oracle_id)
             .where(Evaluation.campaign_id == campaign_id, Attempt.state == AttemptState.RUNNING)
-            .with_for_update(of=Attempt)
         )
         counts = {"queued": 0, "unknown": 0}
         with self._database.write() as session:
+            lock_campaign(session, campaign_id)
             now = session.scalars(select(utc_now())).one()
             for attempt, evaluation, oracle in session.execute(query).all():
                 if attempt.lease_until > now and not owners.is_dead(attempt.owner):
@@ -157,6 +161,7 @@ class Experiments:
     def requeue_failed(self, round_id: int) -> int:
         """Queue the failed evaluations of a round again; return how many."""
         with self._database.write() as session:
+            _lock_round(session, round_id)
             changed = session.execute(
                 update(Evaluation)
                 .where(Evaluation.round_id == round_id, Evaluation.state == EvaluationState.FAILED)
@@ -167,10 +172,11 @@ class Experiments:
     def cancel_queued(self, round_id: int, *, actor: str) -> int:
         """Cancel what is still queued in a round, because the budget does not reach it; return how many."""
         with self._database.write() as session:
+            _lock_round(session, round_id)
             query = select(Evaluation).where(
                 Evaluation.round_id == round_id, Evaluation.state == EvaluationState.QUEUED
             )
-            rows = session.scalars(query.with_for_update()).all()
+            rows = session.scalars(query).all()
             for row in rows:
                 row.state = EvaluationState.CANCELLED
                 detail = {"evaluation_id": row.id, "reason": "budget"}
@@ -202,6 +208,10 @@ class Experiments:
         )
         with self._database.read() as session:
             return list(dict.fromkeys(message or "no message" for message in session.scalars(query)))
+
+
+def _lock_round(session: Session, round_id: int) -> None:
+    lock_campaign(session, session.scalars(select(Round.campaign_id).where(Round.id == round_id)).one())
 
 
 def _next_number(session: Session, evaluation_id: int) -> int:

@@ -9,7 +9,7 @@ from math import fsum, isfinite
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session, aliased
 
-from flowscout.db.campaigns import add_event
+from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.database import Database
 from flowscout.db.models import Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
@@ -66,6 +66,7 @@ class Measurements:
     def rebuild_current_values(self, campaign_id: int) -> None:
         """Make `current_value` anew from the measurements."""
         with self._database.write() as session:
+            lock_campaign(session, campaign_id)
             session.execute(delete(CurrentValue).where(CurrentValue.campaign_id == campaign_id))
             query = select(Measurement.candidate_id).where(Measurement.campaign_id == campaign_id)
             _project(session, campaign_id, sorted(set(session.scalars(query))))
@@ -90,6 +91,7 @@ def insert_measurements(
         LabelError: a conflict that is to be refused, or a value that is no finite number.
     """
     _refuse_non_finite(records)
+    lock_campaign(session, campaign_id)
     ids = ensure_candidates(session, campaign_id, [(r.key, r.object) for r in records])
     new, conflicts = _new_records(session, campaign_id, records, ids)
     for record, stored in conflicts:
@@ -189,7 +191,7 @@ def _new_records(
 def _take_seq(session: Session, campaign_id: int, count: int) -> int:
     """Return the first of `count` new numbers.
 
-    The campaign's row is locked until the transaction ends: the order of commits is the order of numbers.
+    The campaign's row stays locked until the transaction ends: the order of commits is that of numbers.
     """
     last = session.execute(
         update(Campaign)

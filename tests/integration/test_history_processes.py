@@ -3,14 +3,18 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flowscout.db import EvaluationState, History
-from flowscout.testing.histories import begin
+from flowscout.db import EvaluationState, FailureClass, History, Told
+from flowscout.db.measurements import insert_measurements
+from flowscout.testing.histories import begin, failed, measured, result
 
 SCRIPT = Path(__file__).with_name("history_writer.py")
 PROCESSES = 4
@@ -106,3 +110,31 @@ def test_a_killed_process_frees_its_campaign_and_its_call_is_made_again(url: str
         begin(history)  # takes the lease
         assert scene.recover() == {"queued": 1, "unknown": 0}
         assert [claim.idempotency_key for claim in scene.claim(record)] == keys
+
+
+def test_a_row_told_by_two_at_once_is_stored_once(url: str) -> None:
+    with History(url) as history, History(url) as second, ThreadPoolExecutor(1) as pool:
+        scene = begin(history)
+        scene.tell(measured("a", row_id="before"))  # a candidate that is known stops nobody
+        with history.database.write() as session:
+            insert_measurements(session, scene.campaign.id, [measured("a")], actor="first")
+            told = pool.submit(replace(scene, history=second).tell, measured("a"))
+            time.sleep(0.3)  # by now the second has looked, or waits for the first to commit
+        assert told.result(timeout=60) == Told(added=0, unchanged=1)
+        assert history.campaigns.get("campaign").clock == 2
+
+
+def test_telling_and_settling_at_once_wait_for_each_other_in_one_order(url: str) -> None:
+    with History(url) as history, History(url) as second, ThreadPoolExecutor(1) as pool:
+        scene = begin(history)
+        first, other = scene.claim(scene.propose(["a", "b"]))
+        with history.database.write() as session:
+            # Half of a telling: its clock is taken, the evaluation of "a" is not settled yet.
+            insert_measurements(session, scene.campaign.id, [measured("z")], actor="first")
+            outcomes = failed(first, FailureClass.PERMANENT), result(other)
+            settled = pool.submit(replace(scene, history=second).settle, *outcomes)
+            time.sleep(0.3)  # by now the second holds what it takes first
+            insert_measurements(session, scene.campaign.id, [measured("a")], actor="first")
+        assert settled.result(timeout=60) == 1
+        assert scene.states() == ["done", "done"]
+        assert scene.money() == (0, 100)
