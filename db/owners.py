@@ -45,12 +45,20 @@ def this_owner() -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Return whether `owner` is a process of this host that no longer runs."""
-    host, pid, start = owner.split("|")
-    return host == _host() and _start(int(pid)) != start
+    """Return whether `owner` is a process of this host that no longer runs; False if nobody can say."""
+    parts = _parts(owner)
+    return parts is not None and parts[0] == _host() and _start(int(parts[1])) != parts[2]
 
 
 def describe(owner: str) -> str:
     """Return `owner` as a person would say it."""
-    host, pid, _ = owner.split("|")
-    return f"process {pid} on {host.split('/')[0]}"
+    parts = _parts(owner)
+    return repr(owner) if parts is None else f"process {parts[1]} on {parts[0].split('/')[0]}"
+
+
+def _parts(owner: str) -> tuple[str, str, str] | None:
+    """Return host, process id and start; None for a text that somebody else wrote."""
+    match owner.split("|"):
+        case [host, pid, start] if pid.isdecimal():
+            return host, pid, start
+    return None
