@@ -30,22 +30,22 @@ def parse_url(url: str) -> URL:
         SchemaError: the text is no database URL, or of a database that is not supported.
     """
     if "://" not in url:
-        url = f"sqlite:///{url}"
+        return URL.create("sqlite", database=url)  # not by way of text: a path may hold ? and #
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise SchemaError(
             f"database {url!r} is not a URL, expected sqlite:///FILE or postgresql://HOST/NAME; "
             "give one with --db."
         ) from error
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+    # Whatever driver is named, Prefect's asynchronous ones for instance: the history has one for each.
+    drivers = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+    if parsed.get_backend_name() not in drivers:
         raise SchemaError(
             f"database {url!r} is of kind {parsed.get_backend_name()!r}, expected sqlite or postgresql; "
             "give one of these with --db."
         )
-    return parsed
+    return parsed.set(drivername=drivers[parsed.get_backend_name()])
 
 
 class Database:

@@ -1,5 +1,6 @@
 """Bring a database's schema up, or down, by Alembic's migrations."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,11 @@ def check_revision(found: str | None, shown: str) -> None:
         return
     if found is None:
         raise SchemaError(f"{shown} holds no Flowscout history; name the right database with --db.")
+    if not re.fullmatch(r"\d{4}", found):
+        raise SchemaError(
+            f"{shown} has schema {found!r}, which is none of Flowscout's: it is a database of another program; "
+            "name the right one with --db."
+        )
     if found > HEAD:
         raise SchemaError(
             f"{shown} has schema {found}, newer than {HEAD}, the newest this version of Flowscout knows; "
