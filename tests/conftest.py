@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
 from flowscout.db import History, parse_url
+from flowscout.db.models import Base
 
 # Small kernels on two busy cores: threads that wait for each other made the suite ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOMS = ("loop", "db", "flows", "surrogates")
 
 pytest.register_assert_rewrite("flowscout.testing")  # so that a contract that fails shows what it compared
+
+
+NAMED_SERVER = "FLOWSCOUT_TEST_POSTGRESQL"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,7 +39,7 @@ def _no_module_under_two_names() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[URL]:
     """Yield the URL of a PostgreSQL server: the one FLOWSCOUT_TEST_POSTGRESQL names, else one of our own."""
-    named = os.environ.get("FLOWSCOUT_TEST_POSTGRESQL")
+    named = os.environ.get(NAMED_SERVER)
     if named:
         yield parse_url(named)
         return
@@ -58,34 +62,38 @@ def postgresql_server() -> Iterator[URL]:
 
 
 @pytest.fixture(scope="session")
-def new_postgresql(postgresql_server: URL) -> Iterator[Callable[..., str]]:
-    """Yield a function that makes a database on the server, without tables or `like` another one."""
+def new_postgresql(postgresql_server: URL) -> Iterator[Callable[[], str]]:
+    """Yield a function that makes a database on the server, without tables."""
     made: list[str] = []
 
-    def make(like: str = "template1") -> str:
+    def make() -> str:
         name = f"flowscout_test_{uuid.uuid4().hex}"
         with _administration(postgresql_server) as execute:
-            execute(f"CREATE DATABASE {name} TEMPLATE {like}")
+            execute(f"CREATE DATABASE {name}")
         made.append(name)
         return postgresql_server.set(database=name).render_as_string(hide_password=False)
 
     yield make
+    if not os.environ.get(NAMED_SERVER):
+        return  # our own server goes with everything in it
     with _administration(postgresql_server) as execute:
         for name in made:
             execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
-def _postgresql_with_tables(new_postgresql: Callable[..., str]) -> str:
+def _postgresql_with_tables(new_postgresql: Callable[[], str]) -> str:
     url = new_postgresql()
     History(url).close()
-    return str(parse_url(url).database)
+    return url
 
 
 @pytest.fixture
-def postgresql_url(new_postgresql: Callable[..., str], _postgresql_with_tables: str) -> str:
-    """Return the URL of an empty history on PostgreSQL."""
-    return new_postgresql(like=_postgresql_with_tables)
+def postgresql_url(_postgresql_with_tables: str) -> str:
+    """Return the URL of an empty history on PostgreSQL: the same each time, emptied."""
+    with _administration(parse_url(_postgresql_with_tables)) as execute:
+        execute(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY")
+    return _postgresql_with_tables
 
 
 @pytest.fixture(scope="session")
