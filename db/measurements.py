@@ -18,6 +18,7 @@ from flowscout.db.states import EvaluationState, Qualifier, sources_of
 from flowscout.errors import LabelError
 
 _WITH_VALUE = (Qualifier.EQUAL, Qualifier.BELOW, Qualifier.ABOVE)
+_LENGTHS = {"property": 200, "source": 200, "row_id": 200, "unit": 50}  # as the columns of `Measurement`
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def insert_measurements(
     Raises:
         LabelError: a conflict that is to be refused, or a value that is no finite number.
     """
-    _refuse_non_finite(records)
+    _refuse_what_does_not_fit(records)
     lock_campaign(session, campaign_id)
     ids = ensure_candidates(session, campaign_id, [(r.key, r.object) for r in records])
     new, conflicts = _new_records(session, campaign_id, records, ids)
@@ -148,9 +149,19 @@ def insert_measurements(
     return len(new)
 
 
-def _refuse_non_finite(records: Sequence[MeasurementRecord]) -> None:
-    """Refuse what cannot be stored alike everywhere: SQLite keeps no NaN, and makes it NULL."""
+def _refuse_what_does_not_fit(records: Sequence[MeasurementRecord]) -> None:
+    """Refuse what cannot be stored alike everywhere.
+
+    SQLite keeps no NaN, it makes it NULL; it keeps text of any length where PostgreSQL refuses it.
+    """
     for record in records:
+        for name, limit in _LENGTHS.items():
+            came = getattr(record, name)
+            if came is not None and len(came) > limit:
+                raise LabelError(
+                    f"{name} {came[:40]!r}... has {len(came)} characters, expected at most {limit}; "
+                    "nothing was written. Give it a shorter one."
+                )
         wanted = record.qualifier in _WITH_VALUE
         if (wanted and record.value is None) or (record.value is not None and not isfinite(record.value)):
             raise LabelError(

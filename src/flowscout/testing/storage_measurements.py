@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flowscout.db import Qualifier, Told
@@ -123,6 +124,20 @@ class MeasurementContract(HistoryFixtures):
         scene.tell(*(measured(obj, value) for obj, value in values.items()))
         data = scene.history.measurements.training_set(scene.campaign.id, PROPERTY)
         assert {row.object: row.value for row in data.rows} == values
+
+    def test_a_number_of_another_type_is_stored_as_the_number_it_is(self, scene: Scene) -> None:
+        numbers: list[Any] = [np.float32(0.5), 2, np.float64(0.1)]
+        scene.tell(*(measured(str(n), value, sem=value) for n, value in enumerate(numbers)))
+        found = scene.rows("SELECT value, sem FROM measurement ORDER BY seq")
+        assert found == [(0.5, 0.5), (2.0, 2.0), (0.1, 0.1)]
+        assert {type(value) for value, _ in found} == {float}
+
+    @pytest.mark.parametrize("name", ["property", "source", "row_id", "unit"])
+    def test_a_text_that_is_too_long_is_refused_by_its_name(self, scene: Scene, name: str) -> None:
+        text: dict[str, Any] = {name: "x" * 201}
+        with pytest.raises(LabelError, match=rf"{name} 'xxx.*has 201 characters"):
+            scene.tell(measured("new"), replace(measured("a"), **text))
+        assert scene.table("measurement") == []
 
     def test_current_values_are_what_a_rebuild_makes(self, scene: Scene) -> None:
         for row, (obj, value) in enumerate([("a", 0.1), ("b", 0.2), ("a", 0.7), ("a", 0.3)]):
