@@ -72,6 +72,13 @@ class Database:
             self.close()
             raise
 
+    @property
+    def location(self) -> str:
+        """What opens this database again: the path of a SQLite file, or the URL with its password."""
+        if self.url.get_backend_name() == "sqlite" and self.url.database is not None:
+            return str(Path(self.url.database).absolute())
+        return self.url.render_as_string(hide_password=False)
+
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Yield a session in a transaction that holds the write lock; commit at the end."""

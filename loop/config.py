@@ -13,7 +13,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from flowscout.db import parse_url
 from flowscout.errors import ConfigError
 from flowscout.loop.spaces.alphabets import SequenceRules
 
@@ -185,10 +184,8 @@ def read_campaign_file(path: Path) -> CampaignFile:
 
 
 def database_url(file: CampaignFile, db: str | None) -> str:
-    """Return `db`, or else the SQLite file named after the campaign, beside the campaign file."""
-    if db is not None:
-        return parse_url(db).render_as_string(hide_password=False)
-    return f"sqlite:///{file.folder / file.config.campaign}.db"
+    """Return `db`, or else the path of the SQLite file named after the campaign, beside the campaign file."""
+    return db if db is not None else str(file.folder / f"{file.config.campaign}.db")
 
 
 def parse_campaign(text: str, *, name: str) -> CampaignConfig:

@@ -76,7 +76,7 @@ def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = Fal
     from flowscout.loop.metrics import mean_pairwise_distance
 
     bench = found.workbench
-    settings.set_database_url(bench.history.database.url.render_as_string(hide_password=False))
+    settings.set_database_url(bench.history.database.location)
     objective = bench.history.campaigns.objectives(bench.campaign.id)[0]
 
     def spread(number: int) -> float | None:

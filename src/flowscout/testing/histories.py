@@ -173,7 +173,7 @@ class HistoryFixtures:
     @pytest.fixture
     def reopen(self, history: History) -> Callable[[], History]:
         """Return a function that opens the same database a second time, as another process would."""
-        return lambda: History(history.database.url.render_as_string(hide_password=False))
+        return lambda: History(history.database.location)
 
     @pytest.fixture
     def scene(self, history: History) -> Scene:
