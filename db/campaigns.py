@@ -89,7 +89,7 @@ class Campaigns:
         if row is None:
             raise NotFoundError(
                 f"campaign {campaign_id} has no configuration with sha256 {sha256!r}; "
-                "register the campaign file again with `flowscout validate --register` or `flowscout run`."
+                "register the campaign file again with `flowscout run` or `flowscout ask`."
             )
         return ConfigRecord(
             id=row.id,

@@ -62,4 +62,7 @@ def check_revision(found: str | None, shown: str) -> None:
             f"{shown} has schema {found}, newer than {HEAD}, the newest this version of Flowscout knows; "
             "upgrade Flowscout to open it."
         )
-    raise SchemaError(f"{shown} has schema {found}, older than {HEAD}; back it up and run `flowscout db upgrade`.")
+    raise SchemaError(
+        f"{shown} has schema {found}, older than {HEAD}; no release of Flowscout made such a one: "
+        "restore it from a backup."
+    )

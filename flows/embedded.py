@@ -51,7 +51,7 @@ class EmbeddedServer:
             if self._process.poll() is not None:
                 raise WorkError(
                     f"the embedded Prefect server ended with code {self._process.returncode}; "
-                    f"see {str(self._log)!r}, or run `flowscout doctor`."
+                    f"see {str(self._log)!r}."
                 )
             if time.monotonic() > deadline:
                 raise WorkError(

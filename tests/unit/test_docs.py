@@ -1,6 +1,7 @@
 """The docs name every command, every key of the campaign file and every example that the help gives."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,19 @@ def test_every_command_is_in_the_docs_and_has_an_example() -> None:
         assert f"`flowscout {name}" in text, f"docs/commands.md does not name {name}"
         assert (command.epilog or "").startswith(f"Example: flowscout {name}")
         assert command.help
+
+
+def test_no_text_sends_anybody_to_a_command_that_is_not_there() -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    rooms = ("src", "loop", "db", "flows", "surrogates", "docs", "examples")
+    texts = [p for room in rooms for kind in ("*.py", "*.md", "*.yaml") for p in (ROOT / room).rglob(kind)]
+    named = {
+        (path.name, name)
+        for path in [*texts, ROOT / "README.md"]
+        for name in re.findall(r"(?:`|\$ |^|  )flowscout ([a-z][a-z-]+)", path.read_text(), flags=re.MULTILINE)
+    }
+    assert {name for _, name in named} >= {"run", "init"}
+    assert {(path, name) for path, name in named if name not in commands} == set()
 
 
 def test_every_key_of_the_campaign_file_is_in_the_docs() -> None:
