@@ -18,7 +18,7 @@ from flowscout.loop.spaces.alphabets import SequenceRules
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SequenceSection(_Section):
@@ -188,6 +188,22 @@ def database_url(file: CampaignFile, db: str | None) -> str:
     return db if db is not None else str(file.folder / f"{file.config.campaign}.db")
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which refuses a key that is given twice instead of taking the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node whose keys all differ."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def parse_campaign(text: str, *, name: str) -> CampaignConfig:
     """Return what the text of a campaign file means.
 
@@ -195,7 +211,7 @@ def parse_campaign(text: str, *, name: str) -> CampaignConfig:
         ConfigError: it is no YAML, or says what cannot be; the message names the first three mistakes.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 - it derives from the safe one
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
