@@ -3,7 +3,7 @@
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def import_function(name: str, *, folder: Path) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except FlowscoutError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard may end the process when imported
         raise OracleImportError(
             f"oracle {name!r} cannot be imported from {str(folder)!r}: {type(error).__name__}: {error}. "
             f"Check that {module_name.split('.')[0]}.py stands there and that `python -c 'import "
@@ -66,7 +66,7 @@ class ScoreOracle:
         Raises:
             OracleError: it did not return one value for each object.
         """
-        values = list(self.function([request.object for request in requests]))
+        values = _listed(self.function([request.object for request in requests]), self.info.name)
         if len(values) != len(requests):
             raise OracleError(
                 f"oracle {self.info.name!r} returned {len(values)} values for {len(requests)} objects, "
@@ -101,7 +101,7 @@ class RequestOracle:
         Raises:
             OracleError: it did not return one `Result` for each request.
         """
-        results = list(self.function(list(requests)))
+        results = _listed(self.function(list(requests)), self.info.name)
         wrong = [result for result in results if not isinstance(result, Result)]
         if wrong or len(results) != len(requests):
             came = f"a {type(wrong[0]).__name__}" if wrong else f"{len(results)} results"
@@ -110,6 +110,20 @@ class RequestOracle:
                 "flowscout.Result for each, in order."
             )
         return results
+
+
+def _listed(returned: Any, name: str) -> list[Any]:
+    """Return what a function returned as a list.
+
+    Raises:
+        OracleError: it has no order (a mapping, a set), is text, or is nothing to go through.
+    """
+    if isinstance(returned, str | bytes | Mapping | Set) or not isinstance(returned, Iterable):
+        raise OracleError(
+            f"oracle {name!r} returned a {type(returned).__name__}, expected a list with one entry for each "
+            "object, in the order they came; return a list."
+        )
+    return list(returned)
 
 
 def function_oracle(
