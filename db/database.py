@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
 from flowscout.db import migrate
-from flowscout.errors import SchemaError
+from flowscout.errors import NoHistoryError, SchemaError
 
 BUSY_TIMEOUT_S = 60.0
 _MAKERS_KEY = 0x666C6F7773636F75  # any number that another program is unlikely to lock: "flowscou"
@@ -60,7 +60,8 @@ class Database:
         """Open the database at `url`; make its tables if it is empty and `create` is true.
 
         Raises:
-            SchemaError: no database there, not a database, or one of another schema version.
+            NoHistoryError: there is none, and it is not to be made.
+            SchemaError: not a database, or of another schema version, or of another program.
         """
         self.url = parse_url(url)
         self._refuse_missing_file(create=create)
@@ -107,7 +108,7 @@ class Database:
             )
         path = Path(name)
         if not create and not path.exists():
-            raise SchemaError(
+            raise NoHistoryError(
                 f"no history at {name!r}: nothing has been run there yet. "
                 "Start with `flowscout run`, or name the database with --db."
             )
@@ -118,6 +119,8 @@ class Database:
         try:
             with self._reader.connect() as connection:
                 found = current_revision(connection)
+                if found is None:
+                    self._refuse_foreign(connection)
             if found is None and create:
                 with self._writer.begin() as connection:
                     _wait_for_other_makers(connection)
@@ -132,6 +135,17 @@ class Database:
                 "name another file with --db."
             ) from error
         migrate.check_revision(found, self._shown)
+
+    def _refuse_foreign(self, connection: Connection) -> None:
+        """Refuse a file of another program. A PostgreSQL database may be shared with one."""
+        if self.url.get_backend_name() != "sqlite":
+            return
+        tables = inspect(connection).get_table_names()
+        if tables:
+            raise SchemaError(
+                f"{self._shown} holds tables of another program ({', '.join(tables[:3])}), expected a history or "
+                "an empty database; name another file with --db."
+            )
 
     @property
     def _shown(self) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from flowscout.errors import SchemaError
+from flowscout.errors import NoHistoryError, SchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -46,12 +46,16 @@ def check_revision(found: str | None, shown: str) -> None:
     """Refuse a database of another schema version.
 
     Raises:
+        NoHistoryError: `found` is None: there are no tables yet.
         SchemaError: `found` is not the revision that this version works with.
     """
     if found == HEAD:
         return
     if found is None:
-        raise SchemaError(f"{shown} holds no Flowscout history; name the right database with --db.")
+        raise NoHistoryError(
+            f"{shown} holds no Flowscout history yet; start with `flowscout run`, or name the right database "
+            "with --db."
+        )
     if not re.fullmatch(r"\d{4}", found):
         raise SchemaError(
             f"{shown} has schema {found!r}, which is none of Flowscout's: it is a database of another program; "

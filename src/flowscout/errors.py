@@ -11,6 +11,7 @@ Each message has three parts: what came, what was expected, what to do next. The
     │   ├── OracleImportError      an oracle that cannot be imported
     │   ├── ShapeError             a tensor of the wrong shape or dtype
     │   ├── SchemaError            a database that this version cannot open
+    │   │   └── NoHistoryError     a database where nothing has been run yet
     │   ├── NotFoundError          a campaign, round or candidate that is not in the history
     │   └── CampaignBusyError      another live process runs the campaign
     └── WorkError                  the input was right, the work failed
@@ -51,6 +52,10 @@ class ShapeError(InputError):
 
 class SchemaError(InputError):
     """A database cannot be opened by this version."""
+
+
+class NoHistoryError(SchemaError):
+    """There is no database, or an empty one: nothing has been run there yet."""
 
 
 class NotFoundError(InputError):

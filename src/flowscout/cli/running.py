@@ -36,9 +36,10 @@ def run(
     """
     from flowscout.db import sidecar_folder
     from flowscout.db.database import parse_url
-    from flowscout.loop.config import database_url, read_campaign_file
+    from flowscout.loop.campaign import check_campaign_file
+    from flowscout.loop.config import database_url
 
-    file = read_campaign_file(campaign)
+    file, _ = check_campaign_file(campaign)
     url = database_url(file, db)
     if not as_json:
         say(f"{file.config.campaign}: {campaign}")
@@ -108,16 +109,12 @@ def refuse_if_busy(name: str, url: str) -> None:
         CampaignBusyError: another live process runs the campaign.
     """
     from flowscout.db import History
-    from flowscout.errors import NotFoundError, SchemaError
+    from flowscout.errors import NoHistoryError, NotFoundError
 
     try:
         with History(url, create=False) as history:
             holder = history.campaigns.lease_holder(history.campaigns.get(name).id)
-    except NotFoundError:
-        return
-    except SchemaError:
-        if _exists(url):
-            raise
+    except (NoHistoryError, NotFoundError):
         return
     if holder is not None:
         raise CampaignBusyError(
@@ -148,10 +145,3 @@ def report(found: "Campaign", outcomes: list[dict[str, int | bool]], *, path: Pa
     elif not outcomes:
         say("nothing to do: the budget is used up. Raise budget.rounds in the campaign file to go on.")
     say(f"next: flowscout best {path}   flowscout history {path}   flowscout status {path}")
-
-
-def _exists(url: str) -> bool:
-    from flowscout.db.database import parse_url
-
-    parsed = parse_url(url)
-    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").exists()
