@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import History, MeasurementRecord, StatusRecord, Told
 from flowscout.errors import CampaignBusyError, LabelError, StateError
-from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
-from flowscout.loop.oracles import build_oracle, numbers, read_table
+from flowscout.loop.config import CampaignConfig, CampaignFile, database_url, read_campaign_file
+from flowscout.loop.oracles import Oracle, build_oracle, numbers, read_table
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.version import __version__
 
@@ -49,9 +49,7 @@ class Campaign:
         """
         from flowscout.loop.workbench import register
 
-        file = read_campaign_file(Path(path))
-        objective = file.config.objective.name
-        build_oracle(file.config.oracle.model_dump(), folder=file.folder, property=objective)
+        file, _ = check_campaign_file(Path(path))
         history = History(database_url(file, db))
         bench = register(
             history,
@@ -86,15 +84,7 @@ class Campaign:
             ObjectError: an object is not in the space.
         """
         bench = self._bench
-        where = "the table" if not isinstance(data, str | Path) else f"table {Path(data).name!r}"
-        if isinstance(data, str | Path):
-            path = Path(data)
-            if not path.is_file():
-                raise LabelError(f"no file {str(path)!r}; check the path of the table to tell.")
-            source = source or path.name
-            data = read_table(path)
-        rules = bench.config.space.rules
-        records = _records(data, rules, prop=bench.config.objective.name, source=source or "told", where=where)
+        records = read_labels(data, bench.config, source=source)
         told = bench.history.measurements.add(bench.campaign.id, records, actor=actor or _user())
         self._complete_if_possible()
         return told
@@ -205,6 +195,38 @@ class Campaign:
                 stages.collect(bench, unfinished.number)
         except CampaignBusyError:
             return
+
+
+def check_campaign_file(path: Path) -> tuple[CampaignFile, Oracle]:
+    """Return a campaign file that is right, and its oracle. Nothing is written or measured.
+
+    Raises:
+        ConfigError: the file is wrong.
+        OracleImportError, LabelError: its oracle cannot be had.
+    """
+    file = read_campaign_file(path)
+    section, objective = file.config.oracle.model_dump(), file.config.objective.name
+    return file, build_oracle(section, folder=file.folder, property=objective)
+
+
+def read_labels(
+    data: "pd.DataFrame | str | Path", config: CampaignConfig, *, source: str | None = None
+) -> list[MeasurementRecord]:
+    """Return what `Campaign.tell` is told as measurements, every row checked. Nothing is written.
+
+    Raises:
+        LabelError: a value is not a finite number, a column is missing, or the table cannot be read.
+        ObjectError: an object is not in the space.
+    """
+    where = "the table" if not isinstance(data, str | Path) else f"table {Path(data).name!r}"
+    if isinstance(data, str | Path):
+        path = Path(data)
+        if not path.is_file():
+            raise LabelError(f"no file {str(path)!r}; check the path of the table to tell.")
+        source = source or path.name
+        data = read_table(path)
+    rules, prop = config.space.rules, config.objective.name
+    return _records(data, rules, prop=prop, source=source or "told", where=where)
 
 
 def _records(

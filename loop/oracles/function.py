@@ -34,8 +34,9 @@ def import_function(name: str, *, folder: Path) -> Callable[..., Any]:
     except FlowscoutError:
         raise
     except (Exception, SystemExit) as error:  # a script without a guard may end the process when imported
+        reason = " ".join(str(error).split())  # a message is one line
         raise OracleImportError(
-            f"oracle {name!r} cannot be imported from {str(folder)!r}: {type(error).__name__}: {error}. "
+            f"oracle {name!r} cannot be imported from {str(folder)!r}: {type(error).__name__}: {reason}. "
             f"Check that {module_name.split('.')[0]}.py stands there and that `python -c 'import "
             f"{module_name}'` works in this environment."
         ) from error

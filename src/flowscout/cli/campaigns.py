@@ -79,12 +79,10 @@ def init(
 
 def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
     """Check a campaign file and that its oracle can be had. Nothing is written or measured."""
-    from flowscout.loop.config import read_campaign_file
-    from flowscout.loop.oracles import build_oracle
+    from flowscout.loop.campaign import check_campaign_file
 
-    file = read_campaign_file(campaign)
-    config = file.config
-    info = build_oracle(config.oracle.model_dump(), folder=file.folder, property=config.objective.name).info
+    file, oracle = check_campaign_file(campaign)
+    config, info = file.config, oracle.info
     found = {
         "campaign": config.campaign,
         "objects": config.space.rules.size,

@@ -24,8 +24,10 @@ def tell(
     as_json: AsJson = False,
 ) -> None:
     """Record measured values, all of a table or none. Telling the same table again changes nothing."""
-    from flowscout.loop.campaign import Campaign
+    from flowscout.loop.campaign import Campaign, check_campaign_file, read_labels
 
+    file, _ = check_campaign_file(campaign)
+    read_labels(table, file.config, source=source)  # before a database is made for what cannot be told
     with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
         told = found.tell(table, source=source, actor=actor)
     if as_json:
