@@ -6,16 +6,21 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from flowscout.errors import FlowscoutError, OracleError, OracleImportError
 from flowscout.loop.oracles.protocol import MARK, OracleInfo, Request, Result
+
+_folders: set[Path] = set()
+"""The folders that functions were imported from in this process."""
 
 
 def import_function(name: str, *, folder: Path) -> Callable[..., Any]:
     """Return the function that `module:function` names, looking in `folder` first.
 
     `folder` is put on the path as Python does for a script, so that the function may import its neighbours.
+    A module of the same name that was imported for another campaign's folder is not taken for this one's.
 
     Raises:
         OracleImportError: the name is not of that form, or cannot be imported, or is no function.
@@ -26,9 +31,7 @@ def import_function(name: str, *, folder: Path) -> Callable[..., Any]:
             f"oracle {name!r} is not of the form module:function, for example assay:score for the function "
             "score in assay.py beside the campaign file."
         )
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-        importlib.invalidate_caches()
+    _look_first_in(folder)
     try:
         module = importlib.import_module(module_name)
     except FlowscoutError:
@@ -48,6 +51,28 @@ def import_function(name: str, *, folder: Path) -> Callable[..., Any]:
             "Name one of them in the campaign file."
         )
     return function
+
+
+def _look_first_in(folder: Path) -> None:
+    """Let imports look in `folder` first, past what was imported under the same names from other folders."""
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    others = _folders - {folder}
+    strangers = {name for name, module in list(sys.modules.items()) if "." not in name and _home(module) in others}
+    strangers = {name for name in strangers if (folder / f"{name}.py").is_file() or (folder / name).is_dir()}
+    for name in [name for name in sys.modules if name.partition(".")[0] in strangers]:
+        del sys.modules[name]
+    _folders.add(folder)
+
+
+def _home(module: ModuleType) -> Path | None:
+    """Return the folder that a top-level module or package stands in."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return None
+    return Path(file).parent.parent if hasattr(module, "__path__") else Path(file).parent
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,24 @@ def test_module_that_fails_to_import_is_refused_with_its_reason(folder, body, me
     assert "\n" not in str(caught.value)
 
 
+def test_campaigns_of_one_process_each_have_their_own_module_of_the_same_name(folder):
+    section = {"type": "callable", "function": "theirs:score"}
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        (folder / name).mkdir()
+        (folder / name / "theirs.py").write_text("import helper\ndef score(objects): return [helper.VALUE]\n")
+        (folder / name / "helper.py").write_text(f"VALUE = {value}\n")
+    found = [build_oracle(section, folder=folder / name, property="y") for name in ("a", "b", "a")]
+    assert [oracle(requests_for(["AC"]))[0].values["y"] for oracle in found] == [1.0, 2.0, 1.0]
+
+
+def test_module_is_imported_once_for_a_folder(folder):
+    body = "import time\nLOADED = time.perf_counter()\ndef score(objects): return [LOADED for _ in objects]\n"
+    first = function(folder, body, "assay_once")
+    section = {"type": "callable", "function": "assay_once:score"}
+    again = build_oracle(section, folder=folder, property="y")
+    assert first(requests_for(["AC"])) == again(requests_for(["AC"]))
+
+
 def test_unknown_type_is_answered_with_the_known_ones(folder):
     with pytest.raises(OracleImportError, match="'magic' is not known, expected one of callable, lab, table"):
         build_oracle({"type": "magic"}, folder=folder, property="y")
