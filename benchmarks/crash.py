@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,6 +111,7 @@ class Trial:
     idempotent: bool = True
     pause_s: float = 0.05
     rounds: int = 8
+    aims: Sequence[str] = tuple(AIMS)
 
     @property
     def oracle(self) -> str:
@@ -162,11 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.faults else 0
 
 
-def run_trial(trial: Trial, folder: Path, *, say: object = None) -> Report:
+def run_trial(trial: Trial, folder: Path, *, say: Callable[[str], None] | None = None) -> Report:
     """Run a campaign undisturbed and disturbed in `folder`, and compare what the two have left."""
-    speak = say if callable(say) else lambda _line: None
+    speak = say or (lambda _line: None)
     report = Report(trial)
-    undisturbed, disturbed = (_lay_out(trial, folder / name) for name in ("undisturbed", "disturbed"))
+    undisturbed, disturbed = (lay_out(trial, folder / name) for name in ("undisturbed", "disturbed"))
     speak(f"undisturbed: {trial.rounds} rounds of {BATCH}, scheduler {trial.scheduler} ...")
     begun = time.monotonic()
     until_lease = _run_undisturbed(trial, undisturbed)
@@ -231,20 +232,21 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def _aims(trial: Trial, rng: random.Random) -> list[str]:
-    """Return what the kills are aimed at: every aim in turn, each turn in an order of its own.
+    """Return what the kills are aimed at: every aim in turn, each turn but the first in an order of its own.
 
-    The first is a start: the database and the server's are still to be made.
+    The first turn begins with a start: the database and the server's are still to be made.
     """
-    found = ["starting"]
+    found = list(trial.aims)
     while len(found) < trial.kills:
-        turn = list(AIMS)
+        turn = list(trial.aims)
         rng.shuffle(turn)
         found += turn
     return found[: trial.kills]
 
 
-def _lay_out(trial: Trial, folder: Path) -> Path:
-    folder.mkdir()
+def lay_out(trial: Trial, folder: Path) -> Path:
+    """Write a campaign and its oracle to a folder and return it."""
+    folder.mkdir(exist_ok=True)
     text = CAMPAIGN.format(seed=trial.seed, batch=BATCH, rounds=trial.rounds)
     (folder / "campaign.yaml").write_text(text, encoding="utf-8")
     text = ASSAY.format(idempotent=trial.idempotent, pause_s=trial.pause_s, price_usd=PRICE_USD)
