@@ -26,7 +26,8 @@ def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
         return [_failed(claim, FailureClass.PERMANENT, str(error)) for claim in claims]
     except Exception as error:
         logger.info("oracle %s raised", bench.oracle.info.name, exc_info=True)
-        message = f"oracle {bench.oracle.info.name!r} raised {type(error).__name__}: {error}."
+        reason = " ".join(str(error).split())  # a message is one line
+        message = f"oracle {bench.oracle.info.name!r} raised {type(error).__name__}: {reason}."
         return [_failed(claim, FailureClass.TRANSIENT, message) for claim in claims]
     return [_outcome(bench, claim, result) for claim, result in zip(claims, results, strict=True)]
 

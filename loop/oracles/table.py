@@ -72,7 +72,7 @@ def numbers(frame: "pd.DataFrame", column: str, *, where: str) -> list[float]:
     if wrong.size:
         row = int(wrong[0])
         raise LabelError(
-            f"{where}, row {row + 1}: {column} is {frame[column].iloc[row]!r}, expected a finite number; "
+            f"{where}, row {row + 1}: {column} is {frame[column].tolist()[row]!r}, expected a finite number; "
             f"mend or remove the row{'' if wrong.size == 1 else f' (and {wrong.size - 1} more like it)'}."
         )
     return [float(value) for value in values]
