@@ -126,7 +126,7 @@ class Report:
     trial: Trial
     landed: list[tuple[str, str]] = field(default_factory=list)  # what was aimed at, what was hit
     faults: list[str] = field(default_factory=list)
-    row: dict[str, str | int | float] = field(default_factory=dict)
+    row: dict[str, str | int | float | None] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -209,7 +209,7 @@ def _judge(report: Report, undisturbed: Path, disturbed: Path, seconds: float) -
         "paid_twice": found.paid_twice,
         "unknown": found.unknown,
         "rounds_missing": found.rounds_missing,
-        "differs": len(differ),
+        "differs": len(differ) if trial.idempotent else None,
         "seconds": round(seconds, 1),
     }
 
@@ -323,7 +323,7 @@ def _tables(report: Report) -> list[Table]:
     found.add_column("")
     found.add_column("", justify="right")
     for name, value in report.row.items():
-        found.add_row(name.replace("_", " "), str(value))
+        found.add_row(name.replace("_", " "), "-" if value is None else str(value))
     return [kills, found]
 
 
