@@ -6,6 +6,8 @@ What is stored belongs in `db.models`; who may change it, in the repositories.
 import json
 import math
 import re
+import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,6 +169,24 @@ def _wait_for_other_makers(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MAKERS_KEY})
 
 
+def _write_ahead(cursor: Any) -> None:
+    """Switch to write-ahead logging.
+
+    SQLite does not wait for its busy timeout here: while another process makes the same switch it says at once
+    that the database is locked.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 def _engine(url: URL, *, immediate: bool) -> Engine:
     if url.get_backend_name() != "sqlite":
         return _postgresql_engine(url, read_only=not immediate)
@@ -183,7 +203,7 @@ def _engine(url: URL, *, immediate: bool) -> Engine:
         cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
         cursor.execute("PRAGMA foreign_keys = ON")
         if immediate:
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(cursor)
             cursor.execute("PRAGMA synchronous = FULL")  # NORMAL loses dispatch rows when power is lost
         else:
             cursor.execute("PRAGMA query_only = ON")

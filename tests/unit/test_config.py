@@ -164,7 +164,7 @@ def test_database_stands_beside_the_file_unless_one_is_named(tmp_path):
     path = tmp_path / "campaign.yaml"
     path.write_text(RIGHT)
     file = read_campaign_file(path)
-    assert database_url(file, None) == f"sqlite:///{tmp_path / 'binders.db'}"
+    assert database_url(file, None) == str(tmp_path / "binders.db")
     assert database_url(file, "other.db") == "sqlite:///other.db"
     with pytest.raises(SchemaError, match="mysql"):
         database_url(file, "mysql://host/lab")
