@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,13 @@ from flowscout.errors import CampaignBusyError, LabelError, StateError
 from flowscout.loop.config import CampaignConfig, CampaignFile, database_url, read_campaign_file
 from flowscout.loop.oracles import Oracle, build_oracle, numbers, read_table
 from flowscout.loop.spaces.alphabets import SequenceRules
+from flowscout.loop.workbench import Workbench, hold_campaign, register
 from flowscout.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from flowscout.loop.stages import Progress
-    from flowscout.loop.workbench import Workbench
 
 OBJECT_COLUMNS = ("object", "sequence")
 
@@ -32,7 +33,7 @@ class Campaign:
     Everything is kept in SQL: two objects of this class, in one process or in several, see the same campaign.
     """
 
-    def __init__(self, bench: "Workbench") -> None:
+    def __init__(self, bench: Workbench) -> None:
         self._bench = bench
 
     @classmethod
@@ -47,8 +48,6 @@ class Campaign:
             OracleImportError, LabelError: its oracle cannot be had.
             SchemaError: the database cannot be opened.
         """
-        from flowscout.loop.workbench import register
-
         file, _ = check_campaign_file(Path(path))
         history = History(database_url(file, db))
         bench = register(
@@ -66,7 +65,7 @@ class Campaign:
         return self._bench.campaign.name
 
     @property
-    def workbench(self) -> "Workbench":
+    def workbench(self) -> Workbench:
         """What the stages of `flowscout.loop.stages` take."""
         return self._bench
 
@@ -171,11 +170,7 @@ class Campaign:
         self.close()
 
     @contextmanager
-    def _held(self, *, size: int | None = None) -> Iterator["Workbench"]:
-        from dataclasses import replace
-
-        from flowscout.loop.workbench import hold_campaign
-
+    def _held(self, *, size: int | None = None) -> Iterator[Workbench]:
         bench = self._bench
         if size is not None:
             batch = bench.config.batch.model_copy(update={"size": size})
@@ -185,11 +180,11 @@ class Campaign:
 
     def _complete_if_possible(self) -> None:
         """Complete the round if what was told was the last of it; a live runner does so itself."""
-        from flowscout.loop import stages
-
         unfinished = self._bench.history.rounds.unfinished(self._bench.campaign.id)
         if unfinished is None:
             return
+        from flowscout.loop import stages
+
         try:
             with self._held() as bench:
                 stages.collect(bench, unfinished.number)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from sqlalchemy.exc import SQLAlchemyError
 
 from flowscout.db import (
@@ -25,12 +25,56 @@ from flowscout.db import (
     this_owner,
 )
 from flowscout.errors import ConfigError, LeaseLostError
-from flowscout.loop.artefacts import ArtefactStore
 from flowscout.loop.config import CampaignConfig, CampaignFile, parse_campaign
 from flowscout.loop.oracles import Oracle, build_oracle
-from flowscout.loop.spaces import SequenceSpace
+
+if TYPE_CHECKING:
+    import torch
+
+    from flowscout.loop.artefacts import ArtefactStore
+    from flowscout.loop.spaces import SequenceSpace
 
 logger = logging.getLogger(__name__)
+
+
+class Tools:
+    """What is made of a configuration when it is first used, and kept: telling a result loads no torch."""
+
+    def __init__(self, config: CampaignConfig, *, folder: Path, files: Path) -> None:
+        self._config, self._folder, self._files = config, folder, files
+
+    @cached_property
+    def space(self) -> "SequenceSpace":
+        """What can be built."""
+        from flowscout.loop.spaces import SequenceSpace
+
+        section = self._config.space
+        return SequenceSpace(section.alphabet, section.length, strand=section.strand)
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        """Who measures."""
+        section, prop = self._config.oracle, self._config.objective.name
+        return build_oracle(section.model_dump(), folder=self._folder, property=prop)
+
+    @cached_property
+    def artefacts(self) -> "ArtefactStore":
+        """Where files are kept."""
+        from flowscout.loop.artefacts import ArtefactStore
+
+        return ArtefactStore(self._files / "artefacts")
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """Where the sampler is trained."""
+        import torch
+
+        wanted, found = self._config.device, torch.cuda.is_available()
+        if wanted == "cuda" and not found:
+            raise ConfigError(
+                "device is 'cuda', but torch finds no GPU here; set `device: auto` or mend the driver."
+            )
+        return torch.device("cuda" if wanted != "cpu" and found else "cpu")
 
 
 @dataclass(frozen=True)
@@ -41,35 +85,28 @@ class Workbench:
     campaign: CampaignRecord
     config: CampaignConfig
     version: ConfigRecord
+    tools: Tools
     lease: Lease | None = None
 
-    @cached_property
-    def space(self) -> SequenceSpace:
+    @property
+    def space(self) -> "SequenceSpace":
         """What can be built."""
-        section = self.config.space
-        return SequenceSpace(section.alphabet, section.length, strand=section.strand)
+        return self.tools.space
 
-    @cached_property
+    @property
     def oracle(self) -> Oracle:
         """Who measures."""
-        folder, prop = Path(self.version.folder), self.config.objective.name
-        return build_oracle(self.config.oracle.model_dump(), folder=folder, property=prop)
+        return self.tools.oracle
 
-    @cached_property
-    def artefacts(self) -> ArtefactStore:
+    @property
+    def artefacts(self) -> "ArtefactStore":
         """Where files are kept."""
-        folder = sidecar_folder(self.history.database.url)
-        return ArtefactStore((Path("flowscout.files") if folder is None else folder) / "artefacts")
+        return self.tools.artefacts
 
-    @cached_property
-    def device(self) -> torch.device:
+    @property
+    def device(self) -> "torch.device":
         """Where the sampler is trained."""
-        wanted = self.config.device
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "device is 'cuda', but torch finds no GPU here; set `device: auto` or mend the driver."
-            )
-        return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+        return self.tools.device
 
     @property
     def sign(self) -> float:
@@ -120,8 +157,7 @@ def register(
         limit_minor=None if cost is None else round(cost * 100),
         actor=actor,
     )
-    stored = history.campaigns.config(campaign.id, sha256=file.sha256)
-    return Workbench(history, campaign, config, stored)
+    return _lay_out(history, campaign, config, history.campaigns.config(campaign.id, sha256=file.sha256))
 
 
 def lay_out(history: History, campaign: int | str, *, config_sha256: str | None = None) -> Workbench:
@@ -133,7 +169,15 @@ def lay_out(history: History, campaign: int | str, *, config_sha256: str | None 
     record = history.campaigns.get(campaign)
     version = history.campaigns.config(record.id, sha256=config_sha256)
     config = parse_campaign(version.yaml, name=f"campaign {record.name}, version {version.number}")
-    return Workbench(history, record, config, version)
+    return _lay_out(history, record, config, version)
+
+
+def _lay_out(
+    history: History, campaign: CampaignRecord, config: CampaignConfig, version: ConfigRecord
+) -> Workbench:
+    files = sidecar_folder(history.database.url) or Path("flowscout.files")
+    tools = Tools(config, folder=Path(version.folder), files=files)
+    return Workbench(history, campaign, config, version, tools)
 
 
 @contextmanager

@@ -120,8 +120,11 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
             f"spent {found.spent_minor / 100:.2f} of {found.limit_minor / 100:.2f} USD, "
             f"{found.reserved_minor / 100:.2f} reserved"
         )
-    columns = ("number", "state", "measured", "batch_best", "batch_mean", "best", "seconds", "message")
+    columns = ("number", "state", "measured", "batch_best", "batch_mean", "best", "seconds")
     print_rows([asdict(row) for row in found.rounds], as_json=False, title="rounds", columns=columns)
+    for row in found.rounds:
+        if row.message:
+            say(f"round {row.number}: {row.message}")
 
 
 def best(
