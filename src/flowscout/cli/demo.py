@@ -80,7 +80,7 @@ def demo(
             run_shown(found, quiet=as_json)
             summary = _summary(found, landscape, seed)
             summary["picture"] = str(_draw(found, landscape, home / "report.png"))
-            summary["history"] = str(found.workbench.history.database.url.database)
+            summary["history"] = str(home / f"{found.name}.db")
             summary["seconds"] = round(time.monotonic() - began, 1)
             if as_json:
                 print_json(summary)
@@ -128,10 +128,8 @@ def _start(found: "Campaign", seed: int) -> Landscape:
 
 def _introduce(landscape: Landscape) -> None:
     best = max(landscape.scores[text] for text in landscape.initial)
-    say(
-        f"{len(landscape.scores):,} double-stranded sites, each one measured (Barrera et al. 2016). Known at the "
-        f"start: {N_INITIAL} from the lower half, the best at {best:.3f}. To spend: 192 measurements."
-    )
+    say(f"{len(landscape.scores):,} double-stranded sites, each one measured (Barrera et al. 2016)")
+    say(f"known at the start: {N_INITIAL} from the lower half, the best at {best:.3f}; to spend: 192 measurements")
 
 
 def _wait(server: Any, *, quiet: bool) -> None:

@@ -28,6 +28,11 @@ _DOING = {
 }
 _STAGES = 5
 
+LEGEND = (
+    "spread: mean pairwise distance in the batch; model: rank correlation with labels left out; "
+    "unique: share of different objects among the sampler's samples"
+)
+
 Spread = Callable[[int], float | None]
 """Returns the mean pairwise distance of a round's batch."""
 
@@ -61,6 +66,7 @@ class RoundsDisplay:
         self._shown = {row.number for row in self._rows() if row.state is RoundState.COMPLETE}
 
     def __enter__(self) -> "RoundsDisplay":
+        self._progress.console.print(LEGEND, style="dim")
         self._progress.start()
         self._bar = self._progress.add_task("starting", total=self._rounds * _STAGES)
         self._thread.start()
@@ -102,16 +108,16 @@ class RoundsDisplay:
         """Return a completed round in one line."""
         parts = [f"[bold]round {row.number}[/]"]
         if row.batch_mean is not None:
-            parts.append(f"batch mean {row.batch_mean:.3f}, best {row.batch_best:.3f}")
+            parts.append(f"batch mean {row.batch_mean:.3f} best {row.batch_best:.3f}")
             risen = row.best == row.batch_best
             parts.append(f"best so far [{'bold green' if risen else 'none'}]{row.best:.3f}[/]")
         spread = self._spread(row.number)
         if spread is not None:
             parts.append(f"spread {spread:.1f}")
         if "loo_spearman" in row.surrogate:
-            parts.append(f"model rank corr. {row.surrogate['loo_spearman']:.2f}")
+            parts.append(f"model {row.surrogate['loo_spearman']:.2f}")
         if "unique_share" in row.sampler:
-            sampler = f"{row.sampler['unique_share']:.0%} unique samples"
+            sampler = f"unique {row.sampler['unique_share']:.0%}"
             parts.append(f"[yellow]{sampler}, fell back[/]" if row.sampler.get("fallback") else sampler)
         if row.message:
             parts.append(f"[yellow]{row.message}[/]")
