@@ -165,6 +165,6 @@ def test_database_stands_beside_the_file_unless_one_is_named(tmp_path):
     path.write_text(RIGHT)
     file = read_campaign_file(path)
     assert database_url(file, None) == str(tmp_path / "binders.db")
-    assert database_url(file, "other.db") == "sqlite:///other.db"
+    assert database_url(file, "other.db") == "other.db"
     with pytest.raises(SchemaError, match="mysql"):
         database_url(file, "mysql://host/lab")
