@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from flowscout.db import parse_url
 from flowscout.errors import ConfigError
 from flowscout.loop.spaces.alphabets import SequenceRules
 
@@ -184,8 +185,15 @@ def read_campaign_file(path: Path) -> CampaignFile:
 
 
 def database_url(file: CampaignFile, db: str | None) -> str:
-    """Return `db`, or else the path of the SQLite file named after the campaign, beside the campaign file."""
-    return db if db is not None else str(file.folder / f"{file.config.campaign}.db")
+    """Return `db`, or else the path of the SQLite file named after the campaign, beside the campaign file.
+
+    Raises:
+        SchemaError: `db` names no database that can hold a history.
+    """
+    if db is None:
+        return str(file.folder / f"{file.config.campaign}.db")
+    parse_url(db)
+    return db
 
 
 class _Loader(yaml.SafeLoader):
