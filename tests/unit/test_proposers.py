@@ -1,0 +1,88 @@
+"""Proposers sample in proportion to the reward, say when they do not, and follow from their seeds alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowscout.loop.gflownet import TrainerSettings
+from flowscout.loop.proposers import (
+    UNIQUE_RANGE,
+    GFlowNetProposer,
+    LocalSearchProposer,
+    Problem,
+    Proposer,
+    RandomProposer,
+    uniform_states,
+)
+from flowscout.loop.rewards import FrozenReward
+from flowscout.loop.spaces import SequenceSpace
+from flowscout.surrogates import FrozenAcquisition
+
+SPACE = SequenceSpace("dna", 8)
+CPU = torch.device("cpu")
+
+
+def problem(exponent: float = 1.0) -> Problem:
+    """Reward the number of G, with the best of a few random objects labelled."""
+    count = FrozenAcquisition("count", False, lambda X: (X == 2).sum(dim=1).double())
+    states = uniform_states(SPACE, 40, seed=0, device=CPU)
+    order = (SPACE.features(states) == 2).sum(dim=1).argsort(descending=True)
+    return Problem(SPACE, FrozenReward(count, SPACE.features, exponent, 2.0, 1.2), states[order], CPU)
+
+
+@pytest.mark.parametrize("proposer", [GFlowNetProposer(steps=20), LocalSearchProposer(), RandomProposer()])
+def test_the_same_seeds_give_the_same_samples(proposer: Proposer) -> None:
+    texts = []
+    for _ in range(2):
+        trained = proposer.train(problem(), seed=3)
+        texts.append(SPACE.decode(proposer.draw(problem(), trained.tensors, 50, seed=4).states))
+    assert texts[0] == texts[1]
+
+
+def test_the_exponent_is_moved_until_samples_are_unique_in_the_share_wanted() -> None:
+    trained = GFlowNetProposer(steps=60).train(problem(exponent=40.0), seed=0)
+    assert trained.reward.exponent < 40.0
+    # 0.05: training goes on after the share was met.
+    assert UNIQUE_RANGE[0] - 0.05 <= trained.diagnostics["unique_share"] <= UNIQUE_RANGE[1] + 0.05
+    assert trained.healthy
+
+
+def test_an_exponent_that_the_user_set_is_kept() -> None:
+    trained = GFlowNetProposer(steps=5, adjust=False).train(problem(exponent=3.0), seed=0)
+    assert trained.reward.exponent == 3.0
+    assert trained.diagnostics["adjustments"] == 0
+
+
+def test_an_unfitted_sampler_is_not_called_healthy() -> None:
+    lazy = TrainerSettings(learning_rate=1e-9, log_z_learning_rate=1e-9)
+    trained = GFlowNetProposer(steps=1, adjust=False, settings=lazy).train(problem(exponent=3.0), seed=0)
+    assert not trained.healthy
+
+
+def test_samples_of_a_trained_policy_are_better_than_random_ones() -> None:
+    proposer = GFlowNetProposer(steps=60)
+    made = problem()
+    trained = proposer.train(made, seed=0)
+    drawn = proposer.draw(made, trained.tensors, 500, seed=1).states
+    n_g = (SPACE.features(drawn) == 2).sum(dim=1).double().mean().item()
+    assert n_g > 3.0  # a uniform sequence of 8 has 2
+
+
+def test_local_search_finds_the_optimum_of_a_smooth_reward() -> None:
+    proposer, made = LocalSearchProposer(), problem(exponent=5.0)
+    trained = proposer.train(made, seed=0)
+    assert "GGGGGGGG" in SPACE.decode(proposer.draw(made, trained.tensors, 20, seed=0).states)
+
+
+def test_a_warm_start_is_recorded() -> None:
+    proposer = GFlowNetProposer(steps=5)
+    first = proposer.train(problem(), seed=0)
+    second = proposer.train(replace(problem()), seed=1, warm_start=first.tensors)
+    assert (first.params["warm_start"], second.params["warm_start"]) == (False, True)
+
+
+def test_uniform_states_are_uniform() -> None:
+    states = uniform_states(SequenceSpace("dna", 2), 16_000, seed=0, device=CPU)
+    counts = torch.bincount(states.tokens[:, 0] * 4 + states.tokens[:, 1], minlength=16)
+    assert (counts - 1000).abs().max() < 5 * 31  # five standard deviations of a count of 1,000
