@@ -88,12 +88,12 @@ class Experiments:
     def _settle_one(self, session: Session, outcome: Outcome, *, actor: str) -> int:
         claim = outcome.claim
         evaluation = session.get_one(Evaluation, claim.evaluation_id)
-        succeeded = outcome.failure is None
-        target = AttemptState.SUCCEEDED if succeeded else AttemptState.FAILED
+        succeeded = outcome.failure is None and not outcome.unknown
+        target = _ended(outcome)
         oracle = session.get_one(Oracle, evaluation.oracle_id)
         cost = oracle.unit_cost_minor if outcome.cost_minor is None else outcome.cost_minor
         if not succeeded and outcome.cost_minor is None:
-            cost = 0
+            cost = 0  # of an unknown one it is not known either: its reservation stays
         changed = session.execute(
             update(Attempt)
             .where(
@@ -113,6 +113,8 @@ class Experiments:
         if fenced_out:
             detail = {"attempt_id": claim.attempt_id, "state": str(target)}
             add_event(session, evaluation.campaign_id, "stale_attempt", actor=actor, detail=detail)
+        elif outcome.unknown:
+            _set_state(session, evaluation.id, EvaluationState.UNKNOWN)
         else:
             _spend(session, evaluation, claim.attempt_id, cost=cost)
             after = _after_failure(session, evaluation.id, outcome.failure)
@@ -212,6 +214,12 @@ class Experiments:
 
 def _lock_round(session: Session, round_id: int) -> None:
     lock_campaign(session, session.scalars(select(Round.campaign_id).where(Round.id == round_id)).one())
+
+
+def _ended(outcome: Outcome) -> AttemptState:
+    if outcome.unknown:
+        return AttemptState.EXPIRED
+    return AttemptState.SUCCEEDED if outcome.failure is None else AttemptState.FAILED
 
 
 def _next_number(session: Session, evaluation_id: int) -> int:

@@ -176,13 +176,18 @@ class MeasurementRecord:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an attempt: measurements, or why there are none."""
+    """What came of an attempt: measurements, or why there are none.
+
+    `unknown` says that the oracle was called and nobody can say whether it acted: the evaluation becomes
+    unknown, and its money stays reserved.
+    """
 
     claim: Claim
     measurements: Sequence[MeasurementRecord] = ()
     failure: FailureClass | None = None
     message: str | None = None
     cost_minor: int | None = None
+    unknown: bool = False
 
 
 @dataclass(frozen=True)

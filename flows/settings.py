@@ -1,6 +1,6 @@
 """The one place that reads and sets the environment for Prefect, and where the flows' database is named.
 
-Prefect reads its settings when it is imported, so `prepare_*` must run before.
+Prefect reads its settings when it is imported, so `quiet` and `use_server` must run before.
 """
 
 import os

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flowscout.db import History, MeasurementRecord, StatusRecord, Told
-from flowscout.errors import CampaignBusyError, LabelError, StateError
+from flowscout.errors import CampaignBusyError, ConfigError, LabelError, StateError
 from flowscout.loop.config import CampaignConfig, CampaignFile, database_url, read_campaign_file
 from flowscout.loop.oracles import Oracle, build_oracle, numbers, read_table
 from flowscout.loop.spaces.alphabets import SequenceRules
@@ -101,6 +101,8 @@ class Campaign:
 
         from flowscout.loop import stages
 
+        if n is not None and n < 1:
+            raise ConfigError(f"a batch of {n} was asked for, expected 1 or more; leave it out for the file's.")
         with self._held(size=n) as bench:
             number = stages.plan(bench)
             if number is not None and stages.collect(bench, number).complete:

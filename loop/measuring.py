@@ -3,10 +3,11 @@
 When it is called belongs in `loop.stages`; what is stored, in `db`.
 """
 
+import json
 import logging
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowscout.db import Claim, FailureClass, MeasurementRecord, Outcome, Qualifier
@@ -16,59 +17,85 @@ from flowscout.loop.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
+QUALIFIERS = ("=", "<", ">")
+MAX_SOURCE, MAX_UNIT = 200, 50  # what the history's columns hold
+
 
 def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
-    """Call the oracle once for all claims and return what came of each."""
+    """Call the oracle once for all claims and return what came of each.
+
+    An exception or an answer that breaks the contract is a failure of an idempotent oracle's calls. Of any
+    other oracle nobody can say then whether it acted, so its calls are unknown and are never made again.
+    """
+    info = bench.oracle.info
     requests = [Request(c.object, c.candidate_id, c.idempotency_key, c.replicate, c.fidelity) for c in claims]
     try:
         results = bench.oracle(requests)
     except OracleError as error:  # it broke its contract: the same call would break it again
-        return [_failed(claim, FailureClass.PERMANENT, str(error)) for claim in claims]
+        failure, message = FailureClass.PERMANENT, str(error)
     except Exception as error:
-        logger.info("oracle %s raised", bench.oracle.info.name, exc_info=True)
+        logger.info("oracle %s raised", info.name, exc_info=True)
         reason = " ".join(str(error).split())  # a message is one line
-        message = f"oracle {bench.oracle.info.name!r} raised {type(error).__name__}: {reason}."
-        return [_failed(claim, FailureClass.TRANSIENT, message) for claim in claims]
-    return [_outcome(bench, claim, result) for claim, result in zip(claims, results, strict=True)]
-
-
-def _failed(claim: Claim, failure: FailureClass, message: str) -> Outcome:
-    return Outcome(claim=claim, failure=failure, message=message)
+        failure, message = FailureClass.TRANSIENT, f"oracle {info.name!r} raised {type(error).__name__}: {reason}."
+    else:
+        return [_outcome(bench, claim, result) for claim, result in zip(claims, results, strict=True)]
+    if info.idempotent:
+        return [Outcome(claim=claim, failure=failure, message=message) for claim in claims]
+    return [Outcome(claim=claim, unknown=True, message=message) for claim in claims]
 
 
 def _outcome(bench: Workbench, claim: Claim, result: Result) -> Outcome:
-    cost_minor = None if result.cost_usd is None else round(result.cost_usd * 100)
+    """Return one result as an outcome. A number that was paid for is kept, whatever else is odd about it."""
+    cost_minor = _minor(result.cost_usd)
     if result.failure is not None:
+        known = result.failure in tuple(FailureClass)
         return Outcome(
             claim=claim,
-            failure=FailureClass(result.failure),
-            message=result.message or "no message",
+            failure=FailureClass(result.failure) if known else FailureClass.PERMANENT,
+            message=result.message or f"failed ({result.failure}) without a message",
             cost_minor=cost_minor,
         )
-    wanted = bench.config.objective.name
-    wrong = {name: value for name, value in result.values.items() if not _is_finite(value)}
-    if wrong or wanted not in result.values:
-        came = f"{wrong}" if wrong else f"values of {', '.join(result.values) or 'nothing'}"
-        message = f"oracle {bench.oracle.info.name!r} returned {came}, expected a finite {wanted!r}."
+    name, wanted = bench.oracle.info.name, bench.config.objective.name
+    values = {prop: float(value) for prop, value in result.values.items() if _is_finite(value)}
+    if wanted not in values or result.qualifier not in QUALIFIERS:
+        message = (
+            f"oracle {name!r} returned values {dict(result.values)!r} with qualifier {result.qualifier!r}, "
+            f"expected a finite {wanted!r} and a qualifier of {', '.join(QUALIFIERS)}."
+        )
         return Outcome(claim=claim, failure=FailureClass.PERMANENT, message=message, cost_minor=cost_minor)
+    odd = sorted(set(map(str, result.values)) - set(values))
     measurements = [
         MeasurementRecord(
             key=bench.space.key(claim.object),
             object=claim.object,
-            property=name,
-            value=float(value),
-            source=f"oracle:{bench.oracle.info.name}",
+            property=prop,
+            value=value,
+            source=f"oracle:{name}"[-MAX_SOURCE:],
             row_id=claim.idempotency_key,
             qualifier=Qualifier(result.qualifier),
-            sem=result.sem,
-            n=result.n,
-            unit=result.unit,
-            as_run=result.as_run,
+            sem=result.sem if _is_finite(result.sem) else None,
+            n=result.n if isinstance(result.n, int) else None,
+            unit=None if result.unit is None else str(result.unit)[:MAX_UNIT],
+            as_run=_as_json(result.as_run),
         )
-        for name, value in result.values.items()
+        for prop, value in values.items()
     ]
-    return Outcome(claim=claim, measurements=measurements, cost_minor=cost_minor)
+    note = f"no finite number for {', '.join(odd)}" if odd else None
+    return Outcome(claim=claim, measurements=measurements, cost_minor=cost_minor, message=note)
 
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def _minor(cost_usd: Any) -> int | None:
+    """Return a bill in minor units; None, the oracle's price, where the bill is no amount of money."""
+    return round(cost_usd * 100) if _is_finite(cost_usd) and cost_usd >= 0 else None
+
+
+def _as_json(as_run: Any) -> dict[str, Any] | None:
+    """Return conditions as JSON can hold them: what it cannot is written as text."""
+    if not isinstance(as_run, Mapping):
+        return None if as_run is None else {"as_run": str(as_run)}
+    kept: dict[str, Any] = json.loads(json.dumps({str(k): v for k, v in as_run.items()}, default=str))
+    return kept

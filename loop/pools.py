@@ -19,7 +19,10 @@ from flowscout.surrogates import ExactGP
 POOL_PER_SLOT = 20
 """The least number of unseen objects in the pool for each place of the batch."""
 
-ENUMERATION_LIMIT = 2**17
+MAX_POOL = 3_000
+"""No pool is larger: joint posterior draws take the cube of its size."""
+
+LOOK_THROUGH = 2**17
 """The largest space that is looked through whole when random draws find too few unseen objects."""
 
 _MAX_CHUNKS = 4
@@ -64,9 +67,9 @@ class Pool:
         log_probs = [None] * len(states) if log_prob is None else log_prob.tolist()
         for text, value in zip(self._space.decode(states), log_probs, strict=True):
             key = self._space.key(text)
-            if key not in self._known:
+            if key not in self._known and len(self.drawn) < MAX_POOL:
                 self.drawn.setdefault(key, Drawn(key, text, value, origin))
-            elif key not in self.refused:
+            elif key in self._known and key not in self.refused:
                 refusal = ProposalRecord(key, text, origin, Decision.DUPLICATE, log_prob=value)
                 self.refused[key] = replace(refusal, reason="measured or awaited already")
 
@@ -78,7 +81,7 @@ def draw_pool(bench: Workbench, record: RoundRecord, run: SamplerRecord, problem
     """
     known = bench.history.measurements.known_keys(bench.campaign.id)
     pool = Pool(bench.space, known)
-    target = min(POOL_PER_SLOT * bench.config.batch.size, bench.space.size - len(known))
+    target = min(POOL_PER_SLOT * bench.config.batch.size, bench.space.size - len(known), MAX_POOL)
     if problem is not None:
         proposer = make_proposer(bench, run.kind)
         tensors = {} if run.artefact is None else bench.artefacts.get(run.artefact)
@@ -101,7 +104,7 @@ def _top_up(bench: Workbench, record: RoundRecord, pool: Pool, target: int) -> N
         seed = derive_seed(record.seed, "uniform", chunk)
         states = uniform_states(space, max(2 * target, 256), seed=seed, device=bench.device)
         pool.take(states, origin="uniform")
-    if len(pool) < target and space.size <= ENUMERATION_LIMIT:
+    if len(pool) < target and space.size <= LOOK_THROUGH:
         everything = space.enumerate(bench.device)
         generator = Generator().manual_seed(derive_seed(record.seed, "everything"))
         pool.take(everything[torch.randperm(len(everything), generator=generator)], origin="uniform")

@@ -10,6 +10,8 @@ import logging
 import time
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from flowscout.db import (
     ArtefactRecord,
     CampaignState,
@@ -21,7 +23,7 @@ from flowscout.db import (
     RoundState,
     SamplerRecord,
 )
-from flowscout.errors import OracleError, StateError
+from flowscout.errors import OracleError, StateError, WorkError
 from flowscout.loop.beliefs import (
     load_surrogate,
     make_problem,
@@ -126,7 +128,8 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
         return bench.history.rounds.record_sampler(bench.held, record, run)
     proposer = make_proposer(bench, bench.config.proposer.type)
     parent = bench.history.rounds.previous_sampler(bench.campaign.id, number, kind=proposer.kind)
-    warm_start = None if parent is None or parent.artefact is None else bench.artefacts.get(parent.artefact)
+    warm_start = _warm_start(bench, parent)
+    parent = None if warm_start is None else parent
     problem = make_problem(bench, record, fitted)
     trained = proposer.train(problem, seed=seed, warm_start=warm_start)
     if not trained.healthy and warm_start is not None:  # a stale start may be worse than none
@@ -244,7 +247,7 @@ def _why_finished(bench: Workbench, *, done: int) -> str | None:
         return "the budget does not reach for another measurement"
     known = len(bench.history.measurements.known_keys(bench.campaign.id))
     if bench.space.size is not None and known >= bench.space.size:
-        return "every object of the space has been measured"
+        return "no object of the space is left to propose"
     return None
 
 
@@ -262,6 +265,17 @@ def _fit_of(bench: Workbench, record: RoundRecord) -> FitRecord:
     if fitted is None:
         raise StateError(f"round {record.number} has no fitted surrogate; run its stage `fit` first.")
     return fitted
+
+
+def _warm_start(bench: Workbench, parent: SamplerRecord | None) -> dict[str, Tensor] | None:
+    """Return the weights of an earlier sampler; None if there is none, or if its file is gone."""
+    if parent is None or parent.artefact is None:
+        return None
+    try:
+        return bench.artefacts.get(parent.artefact)
+    except WorkError as error:  # a head start only: the sampler is trained from nothing instead
+        logger.warning("no warm start: %s", error)
+        return None
 
 
 def _store(bench: Workbench, trained: Trained) -> ArtefactRecord | None:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Tools:
-    """What is made of a configuration when it is first used, and kept: telling a result loads no torch."""
+    """What is made of a configuration when it is first used, and kept."""
 
     def __init__(self, config: CampaignConfig, *, folder: Path, files: Path) -> None:
         self._config, self._folder, self._files = config, folder, files
@@ -175,7 +175,8 @@ def lay_out(history: History, campaign: int | str, *, config_sha256: str | None 
 def _lay_out(
     history: History, campaign: CampaignRecord, config: CampaignConfig, version: ConfigRecord
 ) -> Workbench:
-    files = sidecar_folder(history.database.url) or Path("flowscout.files")
+    # Beside the campaign file where the database is no file: a worker may run in any folder.
+    files = sidecar_folder(history.database.url) or Path(version.folder) / f"{campaign.name}.files"
     tools = Tools(config, folder=Path(version.folder), files=files)
     return Workbench(history, campaign, config, version, tools)
 

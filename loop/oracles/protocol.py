@@ -1,8 +1,11 @@
 """What an oracle is asked and what it answers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+from flowscout.errors import OracleImportError
 
 Failure = Literal["transient", "permanent", "infeasible"]
 
@@ -57,6 +60,13 @@ class OracleInfo:
     idempotent: bool = True
     lookup: bool = False
     waits_for_people: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cost_usd) and (self.cost_usd == 0 or self.cost_usd >= 0.01)):
+            raise OracleImportError(
+                f"oracle {self.name!r} costs {self.cost_usd!r} USD a call, expected 0 or at least 0.01: money is "
+                "counted in cents. Price a batch of calls in cents, or leave the price out."
+            )
 
 
 @runtime_checkable

@@ -1,0 +1,92 @@
+"""What an oracle answers becomes outcomes: nothing is called twice that must not be, no paid number is lost."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flowscout import Campaign
+
+CAMPAIGN = """\
+campaign: measuring
+seed: 1
+space: {type: sequence, alphabet: dna, length: 5}
+objectives: [{name: score, direction: maximize}]
+oracle: ORACLE:assay
+proposer: {type: gflownet, steps: 5}
+batch: {size: 4}
+budget: {rounds: 1, cost: 1000}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[object]:
+    """Return a function that runs a campaign whose oracle has this body, and returns its status and history."""
+    opened: list[Campaign] = []
+
+    def made(decorator: str, body: str) -> tuple[Campaign, object]:
+        name = f"assay_{tmp_path.name}"
+        (tmp_path / f"{name}.py").write_text(
+            "from flowscout import Result, oracle\ncalls = []\n"
+            f"{decorator}\ndef assay(requests):\n    calls.append(len(requests))\n    {body}\n"
+        )
+        path = tmp_path / "campaign.yaml"
+        path.write_text(CAMPAIGN.replace("ORACLE", name))
+        campaign = Campaign.from_yaml(path)
+        opened.append(campaign)
+        campaign.run_round()
+        function = campaign.workbench.oracle.function  # type: ignore[attr-defined]
+        return campaign, function.__globals__["calls"]
+
+    yield made
+    for campaign in opened:
+        campaign.close()
+    sys.modules.pop(f"assay_{tmp_path.name}", None)
+
+
+def test_an_oracle_that_is_not_idempotent_is_never_called_again_after_it_raised(run) -> None:
+    campaign, calls = run("@oracle(cost_usd=120, idempotent=False)", "raise TimeoutError('no answer')")
+    status = campaign.status()
+    assert calls == [4]
+    assert status.evaluations == {"unknown": 4}
+    assert (status.reserved_minor, status.spent_minor) == (4 * 12_000, 0)
+    assert campaign.run_round() is None
+    assert calls == [4]
+
+
+def test_an_oracle_that_is_not_idempotent_and_breaks_its_contract_is_not_called_again(run) -> None:
+    campaign, calls = run("@oracle(cost_usd=120, idempotent=False)", "return []")
+    assert calls == [4]
+    assert campaign.status().evaluations == {"unknown": 4}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["cost_usd=float('nan')", "cost_usd=-50", "unit='x' * 60", "as_run={'plate': object}", "sem=float('inf')"],
+)
+def test_a_paid_number_is_kept_whatever_else_is_odd_about_its_result(run, odd: str) -> None:
+    campaign, _ = run(
+        "@oracle(cost_usd=2, idempotent=True)",
+        f"return [Result(values={{'score': 1.0}}, {odd})] + [Result(values={{'score': 2.0}})] * 3",
+    )
+    assert sorted(campaign.history()["value"]) == [1.0, 2.0, 2.0, 2.0]
+    assert campaign.status().spent_minor == 4 * 200
+
+
+def test_a_value_that_is_no_number_fails_alone(run) -> None:
+    campaign, _ = run(
+        "@oracle(cost_usd=2, idempotent=True)",
+        "good = Result(values={'score': 2.0, 'mass': float('nan')})\n"
+        "    return [Result(values={'score': float('nan')}), good, good, good]",
+    )
+    assert campaign.history()["value"].tolist() == [2.0, 2.0, 2.0]
+    assert campaign.status().evaluations == {"done": 3, "failed": 1}
+
+
+def test_a_qualifier_that_nobody_can_read_fails_alone(run) -> None:
+    campaign, _ = run(
+        "@oracle(idempotent=True)",
+        "return [Result(values={'score': 1.0}, qualifier='~')] + [Result(values={'score': 2.0})] * 3",
+    )
+    assert campaign.status().evaluations == {"done": 3, "failed": 1}
