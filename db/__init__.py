@@ -3,6 +3,7 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.database import parse_url, sidecar_folder
 from flowscout.db.history import History
 from flowscout.db.measurements import Told
@@ -36,6 +37,7 @@ from flowscout.db.states import (
 )
 
 __all__ = [
+    "LEASE_TTL_S",
     "ArtefactRecord",
     "AttemptState",
     "BestRow",

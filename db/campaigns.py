@@ -75,8 +75,10 @@ class Campaigns:
                 )
             return _campaign(row)
 
-    def config(self, campaign_id: int, *, sha256: str | None = None) -> ConfigRecord:
-        """Return the campaign's latest configuration, or the one with this hash.
+    def config(
+        self, campaign_id: int, *, sha256: str | None = None, version_id: int | None = None
+    ) -> ConfigRecord:
+        """Return the configuration registered last, or the one with this hash or id.
 
         Raises:
             NotFoundError: no version with this hash was registered.
@@ -84,8 +86,11 @@ class Campaigns:
         query = select(ConfigVersion).where(ConfigVersion.campaign_id == campaign_id)
         if sha256 is not None:
             query = query.where(ConfigVersion.sha256 == sha256)
+        if version_id is not None:
+            query = query.where(ConfigVersion.id == version_id)
+        query = query.order_by(ConfigVersion.registered_at.desc(), ConfigVersion.number.desc())
         with self._database.read() as session:
-            row = session.scalar(query.order_by(ConfigVersion.number.desc()).limit(1))
+            row = session.scalar(query.limit(1))
         if row is None:
             raise NotFoundError(
                 f"campaign {campaign_id} has no configuration with sha256 {sha256!r}; "
@@ -225,6 +230,7 @@ def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, 
     row = session.scalar(known.where(ConfigVersion.sha256 == config.sha256))
     if row is not None:
         row.folder = config.folder  # where the file stands may change; what it says may not
+        session.execute(update(ConfigVersion).where(ConfigVersion.id == row.id).values(registered_at=utc_now()))
         return
     last = session.scalar(select(func.max(ConfigVersion.number)).where(ConfigVersion.campaign_id == campaign_id))
     number = (last or 0) + 1

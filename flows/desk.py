@@ -6,11 +6,9 @@ Prefect's parameters carry ids only; this turns them into a workbench.
 from dataclasses import replace
 from functools import cache
 
-from flowscout.db import History, Lease, this_owner
+from flowscout.db import LEASE_TTL_S, History, Lease, this_owner
 from flowscout.flows.settings import database_url
 from flowscout.loop.workbench import Workbench, lay_out
-
-LEASE_TTL_S = 120.0
 
 
 def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None = None) -> Workbench:
@@ -19,7 +17,11 @@ def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None
     Raises:
         NotFoundError: the history holds no such campaign or configuration.
     """
-    bench = _lay_out(database_url(), campaign, config_sha256)
+    url = database_url()
+    if config_sha256 is None:  # what is the latest may change while this process lives
+        history = _history(url)
+        config_sha256 = history.campaigns.config(history.campaigns.get(campaign).id).sha256
+    bench = _lay_out(url, campaign, config_sha256)
     if lease_token is None:
         return bench
     lease = Lease(bench.campaign.id, lease_token, this_owner(), LEASE_TTL_S)
@@ -27,7 +29,7 @@ def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None
 
 
 @cache
-def _lay_out(url: str, campaign: str, config_sha256: str | None) -> Workbench:
+def _lay_out(url: str, campaign: str, config_sha256: str) -> Workbench:
     return lay_out(_history(url), campaign, config_sha256=config_sha256)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-from flowscout.loop.gflownet import Trainer, TrainerSettings, TrainingRecord, log_prob
+from flowscout.loop.gflownet import Draw, Trainer, TrainerSettings, TrainingRecord, log_prob
 from flowscout.loop.gflownet import draw as draw_from
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.rewards import FrozenReward
@@ -55,7 +55,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Samples:
-    """Finished states that a proposer drew, `n`, and their log-probabilities, `n`, where it knows them."""
+    """Finished states that a proposer drew, `n`, and their keys' log-probabilities, `n`, where it knows them."""
 
     states: Any
     log_prob: Tensor | None
@@ -158,7 +158,7 @@ class GFlowNetProposer:
         policy.load_state_dict(dict(tensors))
         policy.to(problem.device)
         found = draw_from(space, policy, n, generator=Generator(problem.device).manual_seed(seed))
-        return Samples(found.states, found.log_pf)
+        return Samples(found.states, _key_log_prob(space, policy, found))
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,15 @@ def uniform_states(space: EditableSpace[Any], n: int, *, seed: int, device: torc
     # The forward head of a new policy is zero, so it takes every legal action with equal probability.
     policy = Policy(space.encoding_dim, space.n_actions, generator=Generator().manual_seed(0), width=1, depth=1)
     return draw_from(space, policy.to(device), n, generator=generator).states
+
+
+def _key_log_prob(space: EditableSpace[Any], policy: Policy, found: Draw[Any]) -> Tensor:
+    """Return the log-probability of each drawn object, `n`: the sum over the states that share its key."""
+    twins = space.log_symmetry(found.states) > 0
+    if not bool(twins.any()):
+        return found.log_pf
+    other = log_prob(space, policy, space.image(found.states))
+    return torch.where(twins, torch.logaddexp(found.log_pf, other), found.log_pf)
 
 
 def _unique_share(trainer: Trainer[Any], seed: int) -> float:

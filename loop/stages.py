@@ -37,7 +37,7 @@ from flowscout.loop.measuring import measure
 from flowscout.loop.pools import draw_pool, select_batch
 from flowscout.loop.proposers import Trained
 from flowscout.loop.seeds import derive_seed
-from flowscout.loop.workbench import Workbench
+from flowscout.loop.workbench import Workbench, at_version
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def plan(bench: Workbench, *, prefect_run_id: str | None = None) -> int | None:
 @one_thread()
 def fit(bench: Workbench, number: int) -> FitRecord:
     """Fit the surrogate to everything measured so far, and store it with its data cut-off."""
-    record = _round(bench, number)
+    bench, record = _turn(bench, number)
     stored = bench.history.rounds.fit(record.id)
     if stored is not None:
         return stored
@@ -117,7 +117,7 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
     A sampler that fails its health check is stored as what it is and not used: the round falls back to local
     search on the same reward.
     """
-    record = _round(bench, number)
+    bench, record = _turn(bench, number)
     stored = bench.history.rounds.sampler(record.id)
     if stored is not None:
         return stored
@@ -152,7 +152,7 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
 @one_thread()
 def propose(bench: Workbench, number: int) -> list[ProposalRecord]:
     """Draw a pool of unique unseen objects, pick the batch, and queue its evaluations."""
-    record = _round(bench, number)
+    bench, record = _turn(bench, number)
     if record.state is not RoundState.TRAINING:
         return bench.history.rounds.proposals(record.id, selected=True)
     run = bench.history.rounds.sampler(record.id)
@@ -175,7 +175,8 @@ def dispatch(bench: Workbench, number: int) -> int:
 
     Each attempt is committed before the oracle is called. Transient failures are tried again.
     """
-    history, record = bench.history, _round(bench, number)
+    bench, record = _turn(bench, number)
+    history = bench.history
     hand_over(bench, number)
     history.experiments.recover(bench.campaign.id, actor=bench.held.owner)
     if bench.oracle.info.waits_for_people or record.state in _SETTLED:
@@ -193,7 +194,7 @@ def dispatch(bench: Workbench, number: int) -> int:
 
 def hand_over(bench: Workbench, number: int) -> None:
     """Move a proposed round to dispatched without calling anybody: its results are called for, or told."""
-    record = _round(bench, number)
+    bench, record = _turn(bench, number)
     if record.state is RoundState.FAILED:
         bench.history.experiments.requeue_failed(record.id)
     if record.state in (RoundState.PROPOSED, RoundState.FAILED):
@@ -206,7 +207,8 @@ def collect(bench: Workbench, number: int) -> Progress:
     Raises:
         OracleError: every single measurement failed; the round can be dispatched again.
     """
-    history, record = bench.history, _round(bench, number)
+    bench, record = _turn(bench, number)
+    history = bench.history
     counts = history.experiments.counts(bench.campaign.id, round_id=record.id)
     waiting = counts.get(EvaluationState.QUEUED, 0) + counts.get(EvaluationState.RUNNING, 0)
     if record.state is not RoundState.DISPATCHED:
@@ -251,8 +253,10 @@ def _why_finished(bench: Workbench, *, done: int) -> str | None:
     return None
 
 
-def _round(bench: Workbench, number: int) -> RoundRecord:
-    return bench.history.rounds.get(bench.campaign.id, number)
+def _turn(bench: Workbench, number: int) -> tuple[Workbench, RoundRecord]:
+    """Return a round, and the bench as the version of the campaign file lays it out that the round began with."""
+    record = bench.history.rounds.get(bench.campaign.id, number)
+    return at_version(bench, record.config_version_id), record
 
 
 def _id(record: FitRecord | SamplerRecord) -> int:

@@ -172,6 +172,15 @@ def lay_out(history: History, campaign: int | str, *, config_sha256: str | None 
     return _lay_out(history, record, config, version)
 
 
+def at_version(bench: Workbench, version_id: int) -> Workbench:
+    """Return the bench as an earlier version of the campaign file lays it out; the lease stays."""
+    if bench.version.id == version_id:
+        return bench
+    version = bench.history.campaigns.config(bench.campaign.id, version_id=version_id)
+    config = parse_campaign(version.yaml, name=f"campaign {bench.campaign.name}, version {version.number}")
+    return replace(_lay_out(bench.history, bench.campaign, config, version), lease=bench.lease)
+
+
 def _lay_out(
     history: History, campaign: CampaignRecord, config: CampaignConfig, version: ConfigRecord
 ) -> Workbench:

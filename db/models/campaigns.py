@@ -30,7 +30,10 @@ class Campaign(Base):
 
 
 class ConfigVersion(Base):
-    """A campaign file as it was registered. Never changed; a new text is a new version."""
+    """A campaign file as it was registered. Never changed; a new text is a new version.
+
+    `registered_at` is when it was registered last: a file that goes back to an earlier text is that version again.
+    """
 
     __tablename__ = "config_version"
     __table_args__ = (UniqueConstraint("campaign_id", "number"), UniqueConstraint("campaign_id", "sha256"))
@@ -45,6 +48,7 @@ class ConfigVersion(Base):
     git_commit: Mapped[str | None] = mapped_column(String(40))
     actor: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=utc_now())
+    registered_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=utc_now())
 
 
 class Objective(Base):

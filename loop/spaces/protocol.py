@@ -168,6 +168,13 @@ class Space(Protocol[S]):
 class EditableSpace(Space[S], Protocol[S]):
     """A space whose finished objects can also be changed in place, as local search does."""
 
+    def image(self, state: S) -> S:
+        """Return another finished state with each row's key, where there is one, else the row itself.
+
+        A key of such a space has two states at most.
+        """
+        ...
+
     def neighbours(self, state: S) -> S:
         """Return every object one edit away; the neighbours of one row stand together, in row order."""
         ...

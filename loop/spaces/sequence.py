@@ -209,6 +209,10 @@ class SequenceSpace:
             return None
         return lambda codes: self._other_strand(codes.long()).to(codes.dtype)
 
+    def image(self, state: SequenceState) -> SequenceState:
+        """Return the other state of each full row's object: its reverse complement, or itself with one strand."""
+        return state if self._complement is None else self._full(self._other_strand(state.tokens))
+
     def _substitute(self, tokens: Tensor, places: Tensor, shifts: Tensor) -> SequenceState:
         column = places.unsqueeze(1)
         letters = (tokens.gather(1, column) + shifts.unsqueeze(1)) % self.n_actions

@@ -1,5 +1,6 @@
 """Proposers sample in proportion to the reward, say when they do not, and follow from their seeds alone."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -86,3 +87,18 @@ def test_uniform_states_are_uniform() -> None:
     states = uniform_states(SequenceSpace("dna", 2), 16_000, seed=0, device=CPU)
     counts = torch.bincount(states.tokens[:, 0] * 4 + states.tokens[:, 1], minlength=16)
     assert (counts - 1000).abs().max() < 5 * 31  # five standard deviations of a count of 1,000
+
+
+def test_the_log_probability_of_an_object_counts_both_of_its_strands() -> None:
+    space = SequenceSpace("dna", 4, strand="double")
+    count = FrozenAcquisition("count", False, lambda X: (X == 2).sum(dim=1).double())
+    states = space.enumerate()[torch.arange(20)]
+    made = Problem(space, FrozenReward(count, space.features, 1.0, 1.0, 1.0), states, CPU)
+    proposer = GFlowNetProposer(steps=20)
+    trained = proposer.train(made, seed=0)
+    drawn = proposer.draw(made, trained.tensors, 4_000, seed=0)
+    assert drawn.log_prob is not None
+    found = {space.key(t): p for t, p in zip(space.decode(drawn.states), drawn.log_prob.tolist(), strict=True)}
+    assert len(found) == space.size
+    # Every object was drawn, so that their probabilities add to one; float32 over 136 of them.
+    assert sum(math.exp(p) for p in found.values()) == pytest.approx(1.0, abs=1e-4)

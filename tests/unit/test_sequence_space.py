@@ -159,3 +159,14 @@ def test_unknown_name_in_the_package_says_what_there_is():
 
     with pytest.raises(AttributeError, match="SequenceSpace"):
         spaces.Sequences  # noqa: B018
+
+
+@pytest.mark.parametrize("strand", ["single", "double"])
+def test_image_is_the_other_state_of_a_key(strand):
+    space = SequenceSpace("dna", 4, strand=strand)
+    state = space.enumerate()
+    texts, others = space.decode(state), space.decode(space.image(state))
+    assert [space.key(text) for text in texts] == [space.key(text) for text in others]
+    assert space.decode(space.image(space.image(state))) == texts
+    differs = torch.tensor([text != other for text, other in zip(texts, others, strict=True)])
+    assert torch.equal(differs, space.log_symmetry(state) > 0)

@@ -189,3 +189,34 @@ def test_round_that_fails_wholly_can_be_dispatched_again(tmp_path):
         assert (progress.number, progress.complete) == (1, True)
         assert batches(campaign) == batch
         assert campaign.status().evaluations == {"done": 3}
+
+
+def test_a_round_goes_on_by_the_file_it_began_with(tmp_path):
+    folder = tmp_path / "edited"
+    with open_campaign(folder) as first:
+        first.run_round()
+        with hold_campaign(first.workbench) as bench:
+            number = stages.plan(bench)
+            stages.fit(bench, number)
+            stages.train(bench, number)
+    edited = CAMPAIGN.replace("maximize", "minimize").replace("size: 3", "size: 5")
+    with open_campaign(folder, edited) as second:
+        second.run_round()
+        second.run_round()
+        history = second.history()
+    sizes = history.groupby("round").size().tolist()
+    assert sizes == [3, 3, 5]  # the second round began with a batch of 3
+    assert history.groupby("round")["config_sha256"].nunique().tolist() == [1, 1, 1]
+    assert history["config_sha256"].nunique() == 2
+
+
+def test_a_file_that_goes_back_to_an_earlier_text_is_the_latest_again(tmp_path):
+    folder = tmp_path / "back"
+    shas = []
+    for size in (3, 5, 3):
+        with open_campaign(folder, CAMPAIGN.replace("size: 3", f"size: {size}")) as opened:
+            history, campaign = opened.workbench.history, opened.workbench.campaign
+            latest = history.campaigns.config(campaign.id)
+            assert latest.sha256 == opened.workbench.version.sha256
+            shas.append(latest.sha256)
+    assert shas[0] == shas[2] != shas[1]

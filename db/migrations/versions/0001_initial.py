@@ -146,6 +146,7 @@ def upgrade() -> None:
         sa.Column("git_commit", sa.String(length=40), nullable=True),
         sa.Column("actor", sa.String(length=200), nullable=False),
         sa.Column("created_at", UtcDateTime(), server_default=utc_now(), nullable=False),
+        sa.Column("registered_at", UtcDateTime(), server_default=utc_now(), nullable=False),
         sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_config_version_campaign_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_config_version")),
         sa.UniqueConstraint("campaign_id", "number", name=op.f("uq_config_version_campaign_id_number")),

@@ -161,13 +161,14 @@ def history(
 @contextmanager
 def _opened(path: Path, db: str | None) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the history of a campaign file, which must have been started, its campaign and its objective."""
-    from flowscout.db import History
+    from flowscout.db import History, ObjectiveRecord
     from flowscout.loop.config import database_url, read_campaign_file
 
     file = read_campaign_file(path)
+    wanted = file.config.objective
     with History(database_url(file, db), create=False) as found:
         record = found.campaigns.get(file.config.campaign)
-        yield found, record, found.campaigns.objectives(record.id)[0]
+        yield found, record, ObjectiveRecord(wanted.name, wanted.direction, wanted.unit)
 
 
 def _name_of(folder: Path) -> str:
