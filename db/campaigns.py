@@ -1,5 +1,6 @@
 """Campaigns: registering them, their versions, and the lease that says who may run a round."""
 
+import logging
 import secrets
 import uuid as uuids
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from flowscout.db import owners
@@ -16,6 +18,8 @@ from flowscout.db.models import Balance, Campaign, ConfigVersion, Event, Objecti
 from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord
 from flowscout.db.states import CampaignState, sources_of
 from flowscout.errors import CampaignBusyError, LeaseLostError, NotFoundError
+
+logger = logging.getLogger(__name__)
 
 LEASE_TTL_S = 120.0
 
@@ -155,14 +159,19 @@ class Campaigns:
             row.lease_until = now + timedelta(seconds=ttl_s)
             return lease
 
-    def renew_lease(self, lease: Lease) -> None:
-        """Put off the lease's end.
+    def renew_lease(self, lease: Lease) -> bool:
+        """Put off the lease's end; return False if the database did not answer, so that nothing is known.
 
         Raises:
             LeaseLostError: another process has taken the campaign over.
         """
-        with self._database.write() as session:
-            hold_lease(session, lease)
+        try:
+            with self._database.write() as session:
+                hold_lease(session, lease)
+        except SQLAlchemyError as error:
+            logger.warning("the lease of campaign %s could not be renewed: %s", lease.campaign_id, error)
+            return False
+        return True
 
     def release_lease(self, lease: Lease) -> None:
         """Give the lease back, if it is still held."""

@@ -3,7 +3,6 @@
 What is done with it belongs in `loop.stages`.
 """
 
-import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from flowscout.db import (
     CampaignRecord,
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
 
     from flowscout.loop.artefacts import ArtefactStore
     from flowscout.loop.spaces import SequenceSpace
-
-logger = logging.getLogger(__name__)
 
 
 class Tools:
@@ -205,11 +200,9 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
         # When the lease is lost, the next write of the runner says so: nothing is to be done here.
         while not ended.wait(lease.ttl_s / 4):
             try:
-                campaigns.renew_lease(lease)
+                campaigns.renew_lease(lease)  # a database that is away is tried again at the next tick
             except LeaseLostError:
                 return
-            except SQLAlchemyError as error:  # the database is away for a moment: the next tick tries again
-                logger.warning("the lease of %s could not be renewed: %s", bench.campaign.name, error)
 
     keeper = threading.Thread(target=keep, name="flowscout-lease", daemon=True)
     keeper.start()

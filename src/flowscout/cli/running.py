@@ -34,8 +34,7 @@ def run(
 
     Stopped or killed, the same command goes on where it was.
     """
-    from flowscout.db import sidecar_folder
-    from flowscout.db.database import parse_url
+    from flowscout.db import parse_url, sidecar_folder
     from flowscout.loop.campaign import check_campaign_file
     from flowscout.loop.config import database_url
 
