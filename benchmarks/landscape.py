@@ -13,6 +13,7 @@ import pandas as pd
 
 from flowscout.errors import LabelError
 from flowscout.loop.metrics import Image, reverse_complement
+from flowscout.loop.oracles import read_table
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,7 @@ def load_table(path: Path, *, name: str) -> Landscape:
     Raises: LabelError, in one line, for a file that cannot be read, missing columns, scores that are not
     finite numbers, unequal lengths or repeated sequences.
     """
-    try:
-        # keep_default_na: "NA" and "NAN" are sequences of amino acids, not missing values.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, EOFError) as err:
-        raise LabelError(
-            f"{path} cannot be read ({err}), expected a CSV file, gzip-compressed if its name ends in .gz. "
-            "Check the path and the compression."
-        ) from err
+    table = read_table(path)
     missing = [column for column in ("sequence", "score") if column not in table.columns]
     if missing:
         raise LabelError(

@@ -42,6 +42,7 @@ def read_table(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
+        # keep_default_na: "NA" and "NAN" are sequences of amino acids, not missing values.
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, EOFError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise LabelError(
