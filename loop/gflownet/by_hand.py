@@ -6,9 +6,9 @@ equals what `objectives` and autograd compute, to rounding; a test holds them to
 
 import torch
 
-from flowscout.loop.gflownet.network import Mlp, backward_pass, forward_pass, padded, write_gradient
+from flowscout.loop.gflownet.network import Mlp, backward_pass, forward_pass, head, like, write_gradient
 from flowscout.loop.gflownet.objectives import Batch, Objective, Outcome
-from flowscout.loop.gflownet.policy import Policy, masked_log_softmax
+from flowscout.loop.gflownet.policy import Policy, log_softmax, masked, softmax
 from flowscout.loop.spaces.protocol import S
 
 
@@ -22,22 +22,22 @@ def can_balance_by_hand(objective: Objective, policy: Policy) -> bool:
 @torch.no_grad()
 def balance_by_hand(policy: Policy, batch: Batch[S]) -> Outcome:
     """Return the outcome of trajectory balance, and write the gradient of its mean loss into `grad`."""
-    paths, trunk, head = batch.trajectories, policy.trunk, policy.forward_head
+    paths, trunk, last = batch.trajectories, policy.trunk, policy.forward_head
     assert isinstance(trunk, Mlp)
     assert policy.log_z.grad is not None
-    rounds = trunk.rounds
-    hidden, saved = forward_pass(paths.encodings, trunk.weights, rounds=rounds)
-    logits, chosen = torch.addmm(head.bias, hidden, head.weight.t()), paths.actions.unsqueeze(1)
-    log_p = logits.log_softmax(1) if paths.all_legal else masked_log_softmax(logits, paths.masks)
-    log_pf = paths.pad(log_p.gather(1, chosen).squeeze(1))
+    saved, chosen = forward_pass(paths.encodings, trunk.weights, rounds=trunk.rounds), paths.actions.unsqueeze(1)
+    logits = head(saved[-1], last.weight, last.bias)[: len(chosen)]
+    logits = logits if paths.all_legal else masked(logits, paths.masks)
+    log_pf = paths.pad(log_softmax(logits).gather(1, chosen).squeeze(1))
     samples = batch.log_reward + paths.log_pb_sums - log_pf.sum(1)
     error = samples - policy.log_z
     slope = error * (2 / len(error))
     torch.sum(-slope, 0, out=policy.log_z.grad)
     # log P_F of each step counts as log Z does; less its gradient is the probabilities, less 1 for the action.
     at_step = slope.expand(paths.horizon, -1).reshape(-1, 1) if paths.dense else slope[paths.rows].unsqueeze(1)
-    grad = log_p.exp_().mul_(at_step).scatter_add_(1, chosen, -at_step)
-    write_gradient(head.weight, head.bias, grad, hidden, rounds=rounds)
-    for layer, at_sums, x in backward_pass(saved, padded(grad, len(saved[0])) @ head.weight, rounds=rounds):
-        write_gradient(trunk.weights[2 * layer], trunk.weights[2 * layer + 1], at_sums, x, rounds=rounds)
+    grad = softmax(logits).mul_(at_step).scatter_add_(1, chosen, -at_step)
+    grad = like(grad, saved)
+    write_gradient(last.weight, last.bias, grad, saved[-1])
+    for number, at_sums, x in backward_pass(saved, grad @ last.weight.to(grad.dtype)):
+        write_gradient(trunk.weights[2 * number], trunk.weights[2 * number + 1], at_sums, x)
     return Outcome(error.square(), log_pf, samples, None)

@@ -5,22 +5,25 @@ What the outputs mean belongs in `policy`.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-ROUNDED_LEAST = 4_000_000
-"""Multiplications from which rounded products are faster: 128 rows of 256 x 256, not of 32 x 256."""
+HALF_LEAST = 4_000_000
+"""Multiplications of one layer from which bfloat16 is faster: 64 rows of 256 x 256, not of 16."""
+
+_FUSED = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+"""A linear layer and its ReLU in one kernel: a private name, so plain operations take its place elsewhere."""
 
 
 class Mlp(nn.Module):
     """Linear layers of the given sizes, each followed by a ReLU, with a backward pass written by hand.
 
-    With `rounds`, passes that need a gradient round the factors of large products to bfloat16 on the way, where
-    the processor has instructions for that; their sums are float32, and so is all else. Gradients of gradients are
+    With `rounds`, large passes that need a gradient keep activations and the factors of products in bfloat16; sums
+    within a product are float32, and so are the weights and what the heads say. Gradients of gradients are
     refused.
     """
 
@@ -45,50 +48,71 @@ class Mlp(nn.Module):
         return found
 
 
-def product(operation: Callable[..., Tensor], *factors: Tensor, rounds: bool, out: Tensor | None = None) -> Tensor:
-    """Return `mm` of two tensors or `addmm` of three; with `rounds`, from rounded factors if they are large."""
-    if not rounds or len(factors[-2]) * factors[-1].numel() < ROUNDED_LEAST:
-        return operation(*factors, out=out)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        return operation(*factors, out=out)
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def bucket(rows: int) -> int:
     """Return the least number of four binary digits, and zeros, that is not below `rows`.
 
-    The kernels of rounded products are made anew for every number of rows: there must not be many.
+    The kernels for bfloat16 are made anew for every number of rows: there must not be many.
     """
     step = 1 << max(0, rows.bit_length() - 4)
     return -(-rows // step) * step
 
 
-def forward_pass(x: Tensor, weights: Sequence[Tensor], *, rounds: bool) -> tuple[Tensor, list[Tensor]]:
-    """Return the last layer's output and what `backward_pass` needs: input, weight and output of each layer."""
-    saved, rows = [], len(x)
-    if rounds:
-        x = padded(x, bucket(rows))
+def is_large(rows: int, weights: Sequence[Tensor]) -> bool:
+    """Return whether a pass over so many rows gains by bfloat16."""
+    return rows * max(w.numel() for w in weights) >= HALF_LEAST
+
+
+def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return a linear layer's output after its ReLU."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and _FUSED is not None:
+        out: Tensor = _FUSED(x, weight, bias, "relu", [], "")
+        return out
+    return torch.addmm(bias, x, weight.t()).relu_()
+
+
+def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return what a linear head says, in float32: rounded to bfloat16, a logit of 5 would err by 0.02."""
+    if x.dtype == torch.float32:
+        return torch.addmm(bias, x, weight.t())
+    # "medium" lets the product round its factors, of which `x` is round already, and not its sums.
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        return torch.addmm(bias, x.float(), weight.t())
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def forward_pass(x: Tensor, weights: Sequence[Tensor], *, rounds: bool) -> list[Tensor]:
+    """Return what `backward_pass` needs: input, weight and output of each layer; the last is the pass's output.
+
+    With `rounds`, large passes are in bfloat16, and rows of zeros fill up a `bucket`.
+    """
+    saved = []
+    if rounds and is_large(len(x), weights):
+        x = padded(x.bfloat16(), bucket(len(x)))
+        weights = [w.bfloat16() for w in weights]
+    else:
+        x = x.float()
     for weight, bias in zip(weights[::2], weights[1::2], strict=True):
-        out = product(torch.addmm, bias, x, weight.t(), rounds=rounds).relu_()
+        out = layer(x, weight, bias)
         saved += [x, weight, out]
         x = out
-    return x[:rows], saved
+    return saved
 
 
-def backward_pass(saved: Sequence[Tensor], grad: Tensor, *, rounds: bool) -> Iterator[tuple[int, Tensor, Tensor]]:
+def backward_pass(saved: Sequence[Tensor], grad: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield the number of each layer, the last first, the gradient at its sums, and its input.
 
-    `grad`, at the last output, has as many rows as what was saved: pad what it is made of.
+    `grad`, at the last output, has its shape and type (`like` gives them to what it is made of), and is
+    overwritten.
     """
-    for layer in reversed(range(len(saved) // 3)):
-        x, weight, out = saved[3 * layer : 3 * layer + 3]
-        grad = torch.ops.aten.threshold_backward(grad, out, 0)
-        yield layer, grad, x
-        if layer > 0:
-            grad = product(torch.mm, grad, weight, rounds=rounds)
+    for number in reversed(range(len(saved) // 3)):
+        x, weight, out = saved[3 * number : 3 * number + 3]
+        torch.ops.aten.threshold_backward(grad, out, 0, grad_input=grad)
+        yield number, grad, x
+        if number > 0:
+            grad = grad @ weight
 
 
 def padded(values: Tensor, rows: int) -> Tensor:
@@ -96,39 +120,51 @@ def padded(values: Tensor, rows: int) -> Tensor:
     return values if len(values) == rows else nn.functional.pad(values, (0, 0, 0, rows - len(values)))
 
 
-def write_gradient(weight: Tensor, bias: Tensor, grad: Tensor, x: Tensor, *, rounds: bool) -> None:
+def like(values: Tensor, saved: Sequence[Tensor]) -> Tensor:
+    """Return a matrix with the number of rows and the type of what a pass has saved."""
+    return padded(values.to(saved[0].dtype), len(saved[0]))
+
+
+def write_gradient(weight: Tensor, bias: Tensor, grad: Tensor, x: Tensor) -> None:
     """Write the gradient of a linear layer over its parameters' own `grad`, which are there."""
-    torch.sum(grad, 0, out=bias.grad)
-    product(torch.mm, grad.t(), x, rounds=rounds, out=weight.grad)
+    assert weight.grad is not None
+    assert bias.grad is not None
+    if grad.dtype == weight.dtype:
+        torch.sum(grad, 0, out=bias.grad)
+        torch.mm(grad.t(), x, out=weight.grad)
+    else:
+        bias.grad.copy_(grad.sum(0))
+        weight.grad.copy_(grad.t() @ x)
 
 
 class _Pass(torch.autograd.Function):
     """The layers of `Mlp` and the heads on it as one node.
 
-    Takes the input, whether to round, the number of the layers' tensors, and then weight and bias of each layer
-    and of each head. Returns one tensor for each head, or the last layer's output where there is none.
+    Takes the input, whether large passes are in bfloat16, the number of the layers' tensors, and then weight and
+    bias of each layer and of each head. Returns one tensor for each head, or the last layer's output where there
+    is none.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounds: bool, n_layers: int, *weights: Tensor) -> tuple[Tensor, ...]:
-        hidden, saved = forward_pass(x, weights[:n_layers], rounds=rounds)
-        heads = weights[n_layers:]
-        ctx.n_saved, ctx.rounds = len(saved), rounds
-        ctx.save_for_backward(*saved, hidden, *heads[::2])
-        found = [torch.addmm(bias, hidden, w.t()) for w, bias in zip(heads[::2], heads[1::2], strict=True)]
-        return tuple(found) if heads else (hidden,)
+        saved, heads = forward_pass(x, weights[:n_layers], rounds=rounds), weights[n_layers:]
+        ctx.n_saved = len(saved)
+        ctx.save_for_backward(*saved, *heads[::2])
+        found = [head(saved[-1], w, bias)[: len(x)] for w, bias in zip(heads[::2], heads[1::2], strict=True)]
+        return tuple(found) if heads else (saved[-1][: len(x)].float(),)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved, (hidden, *heads) = ctx.saved_tensors[: ctx.n_saved], ctx.saved_tensors[ctx.n_saved :]
-        found = [part for g in grads for part in (g.t() @ hidden, g.sum(0))] if heads else []
-        grads = tuple(padded(g, len(saved[0])) for g in grads)
-        grad = sum(g @ weight for g, weight in zip(grads, heads, strict=True)) if heads else grads[0]
-        for _, at_sums, x in backward_pass(saved, grad, rounds=ctx.rounds):
-            found = [product(torch.mm, at_sums.t(), x, rounds=ctx.rounds), at_sums.sum(0), *found]
+        saved, heads = ctx.saved_tensors[: ctx.n_saved], ctx.saved_tensors[ctx.n_saved :]
+        n, hidden = len(grads[0]), saved[-1]
+        grads = tuple(like(g, saved) for g in grads)
+        found = [part.float() for g in grads for part in (g.t() @ hidden, g.sum(0))] if heads else []
+        grad = sum(g @ w.to(g.dtype) for g, w in zip(grads, heads, strict=True)) if heads else grads[0].clone()
+        for _, at_sums, x in backward_pass(saved, grad):
+            found = [(at_sums.t() @ x).float(), at_sums.sum(0).float(), *found]
             grad = at_sums
-        at_input = (grad @ saved[1])[: len(hidden)] if ctx.needs_input_grad[0] else None
+        at_input = (grad @ saved[1])[:n].float() if ctx.needs_input_grad[0] else None
         return (at_input, None, None, *found)
 
 

@@ -22,8 +22,8 @@ class TrainerSettings:
     there are conditions. The learning rate falls in a straight line to `final_learning_rate`, if there is one,
     over `learning_rate_steps` steps; log Z has a rate of its own. Gradients are clipped to the norm `clip_norm`,
     or not with None; `width` and `depth` are those of the policy's trunk. In the `precision` bfloat16 training
-    rounds the factors of matrix products: faster where the processor has instructions for it, at a little cost to
-    what it learns.
+    keeps activations and the factors of large matrix products so: faster where the processor has instructions
+    for it, at a little cost to what it learns.
 
     Raises:
         ConfigError: A value cannot be.
@@ -90,16 +90,14 @@ class TrainingRecord:
     """What one call of `fit` did.
 
     `steps` were taken, after `first_step` earlier ones; `loss` is the mean loss of each; `log_z` the policy's
-    estimate at the end, without what of it depends on a condition; `unique_share` the number of different keys
-    over the number of objects in the last `UNIQUE_WINDOW` batches, explored ones included; `seconds` the wall time
-    with the reward's, and `reward_seconds` the reward's alone. `warm_start` says that training began from another
-    policy's weights; `stopped_by` what ended it: steps, seconds, target_loss or until.
+    estimate at the end, without what of it depends on a condition; `seconds` the wall time with the reward's, and
+    `reward_seconds` the reward's alone. `warm_start` says that training began from another policy's weights;
+    `stopped_by` what ended it: steps, seconds, target_loss or until.
     """
 
     steps: int
     loss: tuple[float, ...]
     log_z: float
-    unique_share: float
     seconds: float
     reward_seconds: float
     first_step: int = 0

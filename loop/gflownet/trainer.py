@@ -27,10 +27,6 @@ from flowscout.loop.gflownet.targets import Target, TimedTarget, require_finite
 from flowscout.loop.gflownet.threads import one_thread
 from flowscout.loop.spaces.protocol import S, Space
 
-UNIQUE_WINDOW = 10
-"""Batches over which the share of unique objects is counted: 1,920 objects by default, because the share
-depends on how many are drawn."""
-
 LOSS_WINDOW = 50
 """Steps whose mean loss is compared with a target."""
 
@@ -160,13 +156,10 @@ class Trainer(Generic[S]):
             raise ConfigError("fit() came without a limit, expected steps, seconds, target_loss or until.")
         started, first = time.perf_counter(), self._steps
         losses: list[Tensor] = []
-        recent: deque[S] = deque(maxlen=UNIQUE_WINDOW)
         stopped_by = "steps"
         with self._target.timed(torch.get_num_threads()), one_thread():
             while steps is None or len(losses) < steps:
-                batch = self._next()
-                losses.append(self._learn(batch))
-                recent.append(batch.trajectories.terminal)
+                losses.append(self._learn(self._next()))
                 if progress is not None:
                     progress(len(losses))
                 if seconds is not None and time.perf_counter() - started >= seconds:
@@ -184,7 +177,6 @@ class Trainer(Generic[S]):
             steps=len(losses),
             loss=tuple(torch.stack(losses).tolist()) if losses else (),
             log_z=float(self.policy.log_z.detach()),
-            unique_share=self._unique_share(recent),
             seconds=time.perf_counter() - started,
             reward_seconds=self._target.seconds,
             first_step=first,
@@ -333,10 +325,6 @@ class Trainer(Generic[S]):
             "The norm of the gradient is not finite, expected a number. Lower the learning rate or the "
             f"exponent of the reward; the largest loss of the batch is {float(outcome.losses.detach().max()):.3g}."
         )
-
-    def _unique_share(self, batches: deque[S]) -> float:
-        keys = [self.space.key(text) for batch in batches for text in self.space.decode(batch)]
-        return len(set(keys)) / len(keys) if keys else float("nan")
 
 
 def _require_legal(

@@ -151,10 +151,7 @@ class GridSpace:
 
     def encode(self, state: GridState) -> Tensor:
         """Return one-hot coordinates, float32 `b x (D side)`; the stop is not seen."""
-        # All columns are looked up and the last one cut off: cutting first would copy the coordinates.
-        return (
-            functional.embedding(state.cells, self._on(state).one_hot).flatten(1).narrow(1, 0, self.encoding_dim)
-        )
+        return functional.embedding(state.position, self._on(state).one_hot).flatten(1)
 
     def features(self, state: GridState) -> Tensor:
         """Return the coordinates, float64 `b x D`."""

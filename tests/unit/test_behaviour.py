@@ -296,7 +296,7 @@ def test_noise_is_never_used_twice(monkeypatch):
 
     def spy(self, logits, mask):
         chosen = choose(self, logits, mask)
-        used.append(self._gumbel[self._left, : len(logits)].clone())
+        used.append(self._noise[self._left, : len(logits)].clone())
         return chosen
 
     monkeypatch.setattr(sampler._Noise, "choose", spy)

@@ -13,8 +13,8 @@ from flowscout.loop.gflownet import (
     total_variation,
 )
 from flowscout.loop.gflownet.by_hand import balance_by_hand, can_balance_by_hand
-from flowscout.loop.gflownet.network import Mlp, linear, product
-from flowscout.loop.gflownet.policy import chosen_log_softmax, masked_log_softmax
+from flowscout.loop.gflownet.network import Mlp, linear
+from flowscout.loop.gflownet.policy import chosen_log_softmax, log_softmax, masked, masked_log_softmax, softmax
 from flowscout.loop.spaces import DagSpace, GridSpace, SequenceSpace, SubsetSpace
 
 SPACES = [
@@ -104,21 +104,45 @@ def test_chosen_log_softmax_and_its_gradient_are_those_of_the_whole():
         torch.testing.assert_close(mine, other)
 
 
-def test_products_are_rounded_where_they_are_large_alone():
-    generator = torch.Generator().manual_seed(0)
-    mlp = Mlp([256, 256], generator, rounds=True)
-    seen = []
+def passes(mlp, head, x, weight):
+    """Return what a pass says and the gradients of its weighted sum."""
+    [out] = mlp.with_heads(x, [head])
+    parameters = [*mlp.weights, head.weight, head.bias]
+    return [out.detach(), *torch.autograd.grad((out * weight).sum(), parameters)]
 
-    def watched(*factors, out=None):
-        seen.append(torch.get_float32_matmul_precision())
-        return torch.addmm(*factors, out=out)
 
+def test_large_passes_alone_are_in_bfloat16_and_their_gradients_near_those_in_float32():
     before = torch.get_float32_matmul_precision()
-    for rows, rounds in ((8, True), (512, True), (512, False)):
-        x = torch.rand(rows, 256, generator=generator)
-        product(watched, mlp.weights[1], x, mlp.weights[0].t(), rounds=rounds)
-    assert seen == [before, "medium", before]
+    for rows, nears in ((8, (0.0, 0.0)), (600, (0.01, 0.1))):
+        mlps = [Mlp([40, 256, 256], torch.Generator().manual_seed(0), rounds=rounds) for rounds in (True, False)]
+        generator = torch.Generator().manual_seed(1)
+        head = linear(256, 7, generator)
+        x, weight = (torch.randn(rows, width, generator=generator) for width in (40, 7))
+        rounded, exact = (passes(mlp, head, x, weight) for mlp in mlps)
+        for number, (mine, other) in enumerate(zip(rounded, exact, strict=True)):
+            assert mine.dtype == other.dtype == torch.float32
+            assert mine.shape == other.shape
+            # An output errs by the rounding of its factors, 2^-9 each. A gradient by more: rounding turns some
+            # sums' signs, a share of about 2^-9 in each layer, and a share s turned errs by the root of s.
+            near = nears[min(number, 1)]
+            error = float((mine - other).norm() / other.norm())
+            assert error <= near
+            assert (error > 0) == (near > 0)
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [3, 3_000])
+@pytest.mark.parametrize("width", [5, 40])
+def test_masks_and_softmax_are_those_of_torch_at_every_size(rows, width, dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rows, width, generator=generator, dtype=dtype) * 5
+    mask = torch.rand(rows, width, generator=generator) < 0.5
+    mask[:, 0] |= ~mask.any(1)
+    expected = torch.where(mask, logits, -torch.inf)
+    assert torch.equal(masked(logits, mask), expected)
+    torch.testing.assert_close(log_softmax(expected), expected.log_softmax(1))
+    torch.testing.assert_close(softmax(expected), expected.softmax(1))
 
 
 def test_the_reward_computes_in_its_callers_precision():

@@ -260,19 +260,17 @@ def test_reward_that_returns_a_column_is_refused():
         target_law(space, column, space.enumerate())
 
 
-def test_record_tells_every_step_and_the_share_of_unique_keys():
+def test_record_tells_every_step():
     space = SequenceSpace("dna", 2, strand="double")
     seen = []
     record = Trainer(space, flat_reward).fit(12, progress=seen.append)
     assert seen == list(range(1, 13))
     assert record.steps == len(record.loss) == 12
-    assert record.unique_share == 10 / 1920  # 10 keys, all of them met, in ten batches of 192
 
 
 def test_no_steps_change_nothing():
     record = Trainer(SequenceSpace("dna", 4), flat_reward).fit(0)
     assert (record.steps, record.loss) == (0, ())
-    assert math.isnan(record.unique_share)
 
 
 def test_reward_may_compute_with_gradients_of_its_own():
