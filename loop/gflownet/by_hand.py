@@ -25,19 +25,23 @@ def balance_by_hand(policy: Policy, batch: Batch[S]) -> Outcome:
     paths, trunk, last = batch.trajectories, policy.trunk, policy.forward_head
     assert isinstance(trunk, Mlp)
     assert policy.log_z.grad is not None
-    saved, chosen = forward_pass(paths.encodings, trunk.weights, rounds=trunk.rounds), paths.actions.unsqueeze(1)
+    rounds, chosen = trunk.rounds, paths.actions.unsqueeze(1)
+    saved = forward_pass(paths.encodings, trunk.weights, rounds=rounds)
     logits = head(saved[-1], last.weight, last.bias)[: len(chosen)]
     logits = logits if paths.all_legal else masked(logits, paths.masks)
-    log_pf = paths.pad(log_softmax(logits).gather(1, chosen).squeeze(1))
+    log_p = log_softmax(logits)
+    log_pf = paths.pad(log_p.gather(1, chosen).squeeze(1))
     samples = batch.log_reward + paths.log_pb_sums - log_pf.sum(1)
     error = samples - policy.log_z
     slope = error * (2 / len(error))
     torch.sum(-slope, 0, out=policy.log_z.grad)
     # log P_F of each step counts as log Z does; less its gradient is the probabilities, less 1 for the action.
     at_step = slope.expand(paths.horizon, -1).reshape(-1, 1) if paths.dense else slope[paths.rows].unsqueeze(1)
-    grad = softmax(logits).mul_(at_step).scatter_add_(1, chosen, -at_step)
+    p = log_p.exp_() if paths.all_legal else softmax(logits)
+    grad = p.mul_(at_step).scatter_add_(1, chosen, -at_step)
     grad = like(grad, saved)
-    write_gradient(last.weight, last.bias, grad, saved[-1])
-    for number, at_sums, x in backward_pass(saved, grad @ last.weight.to(grad.dtype)):
-        write_gradient(trunk.weights[2 * number], trunk.weights[2 * number + 1], at_sums, x)
+    write_gradient(last.weight, last.bias, grad, saved[-1], rounds=rounds)
+    at_output = grad @ last.weight.to(grad.dtype)
+    for number, at_sums, x in backward_pass(saved, at_output, rounds=rounds):
+        write_gradient(trunk.weights[2 * number], trunk.weights[2 * number + 1], at_sums, x, rounds=rounds)
     return Outcome(error.square(), log_pf, samples, None)

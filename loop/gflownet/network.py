@@ -5,15 +5,18 @@ What the outputs mean belongs in `policy`.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-HALF_LEAST = 4_000_000
-"""Multiplications of one layer from which bfloat16 is faster: 64 rows of 256 x 256, not of 16."""
+ROUNDED_LEAST = 4_000_000
+"""Multiplications from which rounded products are faster: 128 rows of 256 x 256, not of 32 x 256."""
+
+HALF_LEAST = 16_000_000
+"""Multiplications of the largest layer from which a whole pass in bfloat16 is faster: 256 rows of 256 x 256."""
 
 _FUSED = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """A linear layer and its ReLU in one kernel: a private name, so plain operations take its place elsewhere."""
@@ -57,30 +60,37 @@ def bucket(rows: int) -> int:
     return -(-rows // step) * step
 
 
+def product(operation: Callable[..., Tensor], *factors: Tensor, rounds: bool, out: Tensor | None = None) -> Tensor:
+    """Return `mm` of two float32 tensors or `addmm` of three; with `rounds`, of rounded factors if they are large.
+
+    Factors in bfloat16 are round already.
+    """
+    if not rounds or len(factors[-2]) * factors[-1].numel() < ROUNDED_LEAST:
+        return operation(*factors, out=out)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        return operation(*factors, out=out)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def is_large(rows: int, weights: Sequence[Tensor]) -> bool:
-    """Return whether a pass over so many rows gains by bfloat16."""
+    """Return whether a pass over so many rows is faster in bfloat16 from end to end."""
     return rows * max(w.numel() for w in weights) >= HALF_LEAST
 
 
-def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def layer(x: Tensor, weight: Tensor, bias: Tensor, *, rounds: bool) -> Tensor:
     """Return a linear layer's output after its ReLU."""
     if x.dtype == torch.bfloat16 and x.device.type == "cpu" and _FUSED is not None:
         out: Tensor = _FUSED(x, weight, bias, "relu", [], "")
         return out
-    return torch.addmm(bias, x, weight.t()).relu_()
+    return product(torch.addmm, bias, x, weight.t(), rounds=rounds).relu_()
 
 
 def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return what a linear head says, in float32: rounded to bfloat16, a logit of 5 would err by 0.02."""
-    if x.dtype == torch.float32:
-        return torch.addmm(bias, x, weight.t())
-    # "medium" lets the product round its factors, of which `x` is round already, and not its sums.
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        return torch.addmm(bias, x.float(), weight.t())
-    finally:
-        torch.set_float32_matmul_precision(before)
+    return product(torch.addmm, bias, x.float(), weight.t(), rounds=x.dtype == torch.bfloat16)
 
 
 def forward_pass(x: Tensor, weights: Sequence[Tensor], *, rounds: bool) -> list[Tensor]:
@@ -95,24 +105,23 @@ def forward_pass(x: Tensor, weights: Sequence[Tensor], *, rounds: bool) -> list[
     else:
         x = x.float()
     for weight, bias in zip(weights[::2], weights[1::2], strict=True):
-        out = layer(x, weight, bias)
+        out = layer(x, weight, bias, rounds=rounds)
         saved += [x, weight, out]
         x = out
     return saved
 
 
-def backward_pass(saved: Sequence[Tensor], grad: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+def backward_pass(saved: Sequence[Tensor], grad: Tensor, *, rounds: bool) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield the number of each layer, the last first, the gradient at its sums, and its input.
 
-    `grad`, at the last output, has its shape and type (`like` gives them to what it is made of), and is
-    overwritten.
+    `grad`, at the last output, has its shape and type: `like` gives them to what it is made of.
     """
     for number in reversed(range(len(saved) // 3)):
         x, weight, out = saved[3 * number : 3 * number + 3]
-        torch.ops.aten.threshold_backward(grad, out, 0, grad_input=grad)
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)
         yield number, grad, x
         if number > 0:
-            grad = grad @ weight
+            grad = product(torch.mm, grad, weight, rounds=rounds)
 
 
 def padded(values: Tensor, rows: int) -> Tensor:
@@ -125,13 +134,13 @@ def like(values: Tensor, saved: Sequence[Tensor]) -> Tensor:
     return padded(values.to(saved[0].dtype), len(saved[0]))
 
 
-def write_gradient(weight: Tensor, bias: Tensor, grad: Tensor, x: Tensor) -> None:
+def write_gradient(weight: Tensor, bias: Tensor, grad: Tensor, x: Tensor, *, rounds: bool) -> None:
     """Write the gradient of a linear layer over its parameters' own `grad`, which are there."""
     assert weight.grad is not None
     assert bias.grad is not None
     if grad.dtype == weight.dtype:
         torch.sum(grad, 0, out=bias.grad)
-        torch.mm(grad.t(), x, out=weight.grad)
+        product(torch.mm, grad.t(), x, rounds=rounds, out=weight.grad)
     else:
         bias.grad.copy_(grad.sum(0))
         weight.grad.copy_(grad.t() @ x)
@@ -148,7 +157,7 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounds: bool, n_layers: int, *weights: Tensor) -> tuple[Tensor, ...]:
         saved, heads = forward_pass(x, weights[:n_layers], rounds=rounds), weights[n_layers:]
-        ctx.n_saved = len(saved)
+        ctx.n_saved, ctx.rounds = len(saved), rounds
         ctx.save_for_backward(*saved, *heads[::2])
         found = [head(saved[-1], w, bias)[: len(x)] for w, bias in zip(heads[::2], heads[1::2], strict=True)]
         return tuple(found) if heads else (saved[-1][: len(x)].float(),)
@@ -160,9 +169,9 @@ class _Pass(torch.autograd.Function):
         n, hidden = len(grads[0]), saved[-1]
         grads = tuple(like(g, saved) for g in grads)
         found = [part.float() for g in grads for part in (g.t() @ hidden, g.sum(0))] if heads else []
-        grad = sum(g @ w.to(g.dtype) for g, w in zip(grads, heads, strict=True)) if heads else grads[0].clone()
-        for _, at_sums, x in backward_pass(saved, grad):
-            found = [(at_sums.t() @ x).float(), at_sums.sum(0).float(), *found]
+        grad = sum(g @ w.to(g.dtype) for g, w in zip(grads, heads, strict=True)) if heads else grads[0]
+        for _, at_sums, x in backward_pass(saved, grad, rounds=ctx.rounds):
+            found = [product(torch.mm, at_sums.t(), x, rounds=ctx.rounds).float(), at_sums.sum(0).float(), *found]
             grad = at_sums
         at_input = (grad @ saved[1])[:n].float() if ctx.needs_input_grad[0] else None
         return (at_input, None, None, *found)

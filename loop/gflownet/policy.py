@@ -16,11 +16,11 @@ from flowscout.errors import ShapeError
 from flowscout.loop.gflownet.network import Mlp, head, is_large, layer, linear, zero_linear
 from flowscout.loop.spaces.protocol import S, Space
 
-ARITHMETIC_LEAST = 4_096
-"""Logits from which a mask is applied by arithmetic on a CPU."""
+MANY_LOGITS = 4_096
+"""From so many logits on, masks are applied by arithmetic on a CPU, and softmaxes of narrow rows by columns."""
 
 NARROW = 16
-"""Actions below which a softmax goes column by column."""
+"""Actions in a narrow row, at most."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Policy(nn.Module):
         if not isinstance(self.trunk, Mlp):
             return self
         weights = [w.detach() for w in self.trunk.weights]
-        halves = [w.bfloat16() for w in weights] if rounds and self.rounds else []
+        rounds = rounds and self.rounds
+        halves = [w.bfloat16() for w in weights] if rounds else []
         weight, bias = self.forward_head.weight.detach(), self.forward_head.bias.detach()
 
         def forward(encoding: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -95,7 +96,7 @@ class Policy(nn.Module):
             used = halves if halves and is_large(len(x), weights) else weights
             x = x.to(used[0].dtype)
             for at in range(0, len(used), 2):
-                x = layer(x, used[at], used[at + 1])
+                x = layer(x, used[at], used[at + 1], rounds=rounds)
             return head(x, weight, bias)
 
         return forward
@@ -152,7 +153,7 @@ class _LogZ(nn.Module):
 
 def masked(logits: Tensor, mask: Tensor) -> Tensor:
     """Return logits, `n x A`, with minus infinity where `mask` is False."""
-    if logits.device.type != "cpu" or logits.numel() < ARITHMETIC_LEAST:
+    if logits.device.type != "cpu" or logits.numel() < MANY_LOGITS:
         return torch.where(mask, logits, -math.inf)
     # 1 - 1 / 1 = 0 and 1 - 1 / 0 = -inf: on a CPU `where` takes five times as long.
     return mask.view(torch.uint8).to(logits.dtype).reciprocal_().neg_().add_(1.0).add_(logits)
@@ -160,8 +161,7 @@ def masked(logits: Tensor, mask: Tensor) -> Tensor:
 
 def log_softmax(logits: Tensor) -> Tensor:
     """Return log-probabilities over the last dim of `n x A`."""
-    # Narrow rows column by column, which takes a CPU a tenth of the time.
-    return logits.t().log_softmax(0).t() if logits.shape[1] < NARROW else logits.log_softmax(1)
+    return logits.t().log_softmax(0).t() if _goes_by_columns(logits) else logits.log_softmax(1)
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -169,7 +169,12 @@ def softmax(logits: Tensor) -> Tensor:
 
     Not the exponential of `log_softmax`: that of minus infinity takes a CPU twenty times as long as another.
     """
-    return logits.t().softmax(0).t() if logits.shape[1] < NARROW else logits.softmax(1)
+    return logits.t().softmax(0).t() if _goes_by_columns(logits) else logits.softmax(1)
+
+
+def _goes_by_columns(logits: Tensor) -> bool:
+    """Return whether a softmax is faster column by column: ten times on a CPU, for many narrow rows."""
+    return logits.shape[1] <= NARROW and logits.numel() >= MANY_LOGITS
 
 
 def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:

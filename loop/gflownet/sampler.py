@@ -381,7 +381,7 @@ def _walk(
         state, idle = front.state, front.idle
         encoding, mask = space.encode(state), space.forward_mask(state)
         if rounds:
-            encoding = encoding.bfloat16()  # as the network reads it: half the memory to copy
+            encoding = encoding.bfloat16()  # as large passes read it: half the memory to copy
         logits = logits_of(encoding, front.condition)
         action = noise.choose(logits, mask)
         if idle is not None and space.stop_action is not None:
