@@ -3,14 +3,16 @@
 Everything is rebuilt from the history: the data cut-off, the artefact and the seeds are all there is to know.
 """
 
+import logging
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowscout.db import FitRecord, RoundRecord, SamplerRecord, TrainingSet
-from flowscout.errors import StateError
+from flowscout.errors import ShapeError, StateError, WorkError
 from flowscout.loop.gflownet import TrainerSettings
 from flowscout.loop.proposers import (
     GFlowNetProposer,
@@ -23,7 +25,9 @@ from flowscout.loop.proposers import (
 from flowscout.loop.rewards import FrozenReward, freeze_reward
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.workbench import Workbench
-from flowscout.surrogates import ExactGP, ucb
+from flowscout.surrogates import AveragedGP, ExactGP, Surrogate, prior_weights, ucb
+
+logger = logging.getLogger(__name__)
 
 REFERENCE_SIZE = 2_000
 """How many uniform objects the reward is centred and scaled on."""
@@ -43,12 +47,37 @@ def tensors(bench: Workbench, data: TrainingSet) -> tuple[Tensor, Tensor]:
     return X, Y
 
 
-def new_surrogate(bench: Workbench) -> ExactGP:
+def new_surrogate(bench: Workbench) -> Surrogate:
     """Return an unfitted surrogate for the campaign's space."""
-    return ExactGP(symmetry=bench.space.symmetry)
+    section, levels, symmetry = bench.config.surrogate, len(bench.space.rules.letters), bench.space.symmetry
+    if section.type == "gp":
+        return ExactGP(kernel=section.kernel, levels=levels, symmetry=symmetry)
+    return AveragedGP(prior_weights(levels), levels=levels, symmetry=symmetry)
 
 
-def load_surrogate(bench: Workbench, fitted: FitRecord) -> ExactGP:
+def foretell(bench: Workbench, record: RoundRecord, surrogate: Surrogate, data: TrainingSet) -> FitRecord | None:
+    """Let a surrogate learn from how well the previous round's foretold what has been measured since.
+
+    Returns the fit that was asked, or None if there is none of this kind.
+    """
+    previous = bench.history.rounds.previous_fit(bench.campaign.id, record.number)
+    if previous is None or previous.artefact is None or not isinstance(surrogate, AveragedGP):
+        return None
+    known = {row.key for row in training_set(bench, upto_seq=previous.data_upto_seq).rows}
+    fresh = [row for row in data.rows if row.key not in known]
+    if not fresh:
+        return None
+    try:
+        earlier = load_surrogate(bench, previous)
+    except (ShapeError, StateError, WorkError) as error:  # of another kind, or gone: the prior weights stay
+        logger.warning("the surrogate of an earlier round cannot be asked: %s", error)
+        return None
+    assert isinstance(earlier, AveragedGP)
+    surrogate.foretell(earlier, *tensors(bench, replace(data, rows=tuple(fresh))))
+    return previous
+
+
+def load_surrogate(bench: Workbench, fitted: FitRecord) -> Surrogate:
     """Return the surrogate as it was fitted, from its artefact and exactly its data."""
     assert fitted.artefact is not None
     data = training_set(bench, upto_seq=fitted.data_upto_seq)

@@ -71,9 +71,10 @@ class LabSection(_Section):
 
 
 class SurrogateSection(_Section):
-    """What the surrogate is. `auto` is `gp` until there is more to choose from."""
+    """What the surrogate is: one `gp` with the `kernel`, or `auto`, several, weighted by what they foretold."""
 
     type: Literal["auto", "gp"] = "auto"
+    kernel: Literal["product", "additive", "pairs", "mixture"] = "product"
 
 
 class AcquisitionSection(_Section):

@@ -14,7 +14,7 @@ from flowscout.loop.seeds import derive_seed
 from flowscout.loop.selection import most_dissimilar, thompson_batch
 from flowscout.loop.spaces.protocol import EditableSpace
 from flowscout.loop.workbench import Workbench
-from flowscout.surrogates import ExactGP
+from flowscout.surrogates import Surrogate
 
 POOL_PER_SLOT = 20
 """The least number of unseen objects in the pool for each place of the batch."""
@@ -114,7 +114,7 @@ def select_batch(
     bench: Workbench,
     record: RoundRecord,
     drawn: Sequence[Drawn],
-    surrogate: ExactGP | None,
+    surrogate: Surrogate | None,
     problem: Problem | None,
 ) -> list[ProposalRecord]:
     """Return a proposal for every drawn object, the batch ranked from 1.

@@ -25,6 +25,7 @@ from flowscout.db import (
 )
 from flowscout.errors import OracleError, StateError, WorkError
 from flowscout.loop.beliefs import (
+    foretell,
     load_surrogate,
     make_problem,
     make_proposer,
@@ -92,11 +93,12 @@ def fit(bench: Workbench, number: int) -> FitRecord:
         bench.history.rounds.advance(bench.held, record, RoundState.FITTING)
     data = training_set(bench)
     seed = derive_seed(record.seed, "fit")
-    kind, artefact, diagnostics = "none", None, {}
+    kind, parent, artefact, diagnostics = "none", None, None, {}
     if len(data.rows) >= MIN_LABELS:
         surrogate = new_surrogate(bench)
+        parent = foretell(bench, record, surrogate, data)
         surrogate.fit(*tensors(bench, data))
-        kind, diagnostics = "gp", surrogate.diagnostics()
+        kind, diagnostics = bench.config.surrogate.type, surrogate.diagnostics()
         artefact = bench.artefacts.put(surrogate.state_dict(), kind="surrogate")
     fitted = FitRecord(
         kind=kind,
@@ -106,6 +108,7 @@ def fit(bench: Workbench, number: int) -> FitRecord:
         data_sha256=data.sha256,
         diagnostics=diagnostics,
         artefact=artefact,
+        parent_id=None if parent is None else parent.id,
     )
     return bench.history.rounds.record_fit(bench.held, record, fitted)
 

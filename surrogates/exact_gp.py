@@ -18,20 +18,27 @@ from botorch.posteriors.gpytorch import GPyTorchPosterior
 from botorch.posteriors.posterior import Posterior
 from gpytorch.constraints import GreaterThan
 from gpytorch.distributions import MultivariateNormal
-from gpytorch.kernels import Kernel, ScaleKernel
+from gpytorch.kernels import ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import GammaPrior, LogNormalPrior
+from gpytorch.priors import LogNormalPrior
+from linear_operator import to_linear_operator
 from torch import Generator, Tensor
 
 from flowscout.errors import FlowscoutError, LabelError, ShapeError
 from flowscout.surrogates.diagnostics import leave_one_out, score_predictions
-from flowscout.surrogates.kernels import HammingKernel, SymmetricKernel, Symmetry, cholesky
+from flowscout.surrogates.kernels import KernelName, Prepared, Symmetry, cholesky, code_kernel, describe, levels_of
 
 _log = logging.getLogger(__name__)
 
 _CHUNK = 4096
 """Points predicted at once: bounds memory at about 60 MB for 300 labels, whole landscapes included."""
+
+MAX_LEARNING = 1_000
+"""From how many labels hyper-parameters are learned, at most: each step takes the cube of their number."""
+
+MAX_SPREAD = 2_000
+"""From how many labels the sd of a single point is computed, at most: each point takes the square of it."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +47,58 @@ class _Fitted:
 
     model: SingleTaskGP
     X: Tensor  # n x d
+    prepared: Prepared  # what the kernel reads of X
+    levels: int  # of the prepared codes
     residual: Tensor  # n, standardised labels less the prior mean
     cholesky: Tensor  # n x n, of the labels' covariance, noise included
     alpha: Tensor  # n, the covariance's inverse times the residual
+    spread_rows: Tensor | None  # the labels that sds are computed from; None for all
+    spread_factor: Tensor  # the Cholesky factor of their covariance
     label_mean: Tensor  # scalar
     label_sd: Tensor  # scalar
     fit_succeeded: bool
 
 
 class ExactGP:
-    """Model labels on codes `n x d` (float64 integers from 0) with an ARD Hamming-exponential kernel.
+    """Model labels on codes `n x d` (float64 integers from 0).
 
-    `symmetry` maps codes to the codes of equivalent objects (the reverse complement of double-stranded
-    DNA); the model then cannot tell the two apart. Hyper-parameters maximise the marginal likelihood with
-    priors, in at most `max_iterations` steps: longer fits over-fit a hundred labels. With one label, or all
-    equal, there is nothing to learn them from and the priors' modes stay.
+    `kernel` says when two objects are alike: `product`, an ARD Hamming-exponential kernel; `additive`, one effect
+    for each position, mixed with it; `pairs`, the gapped pairs of letters that both hold, wherever they stand;
+    `mixture`, all three with learned weights. `levels` is the number of categories (default: those seen in the
+    labelled codes). `symmetry` maps codes to the codes of equivalent objects (the reverse complement of
+    double-stranded DNA); the model then cannot tell the two apart.
+
+    Hyper-parameters maximise the marginal likelihood with priors, in at most `max_iterations` steps: longer fits
+    over-fit a hundred labels. With one label, or all equal, there is nothing to learn them from and the priors'
+    modes stay. Of more than `MAX_LEARNING` labels so many are used, evenly spaced in the labels' order. The sd of
+    `mean_sd` is that given at most `MAX_SPREAD` labels, the best half and the others evenly spaced: an sd is the
+    dearest part of a reward, and fewer labels never make it smaller. Means and joint posteriors use all labels.
 
     `fit_succeeded` in the diagnostics is 0 where the optimiser failed and the defaults stand in.
     """
 
-    def __init__(self, *, symmetry: Symmetry | None = None, max_iterations: int = 75) -> None:
+    def __init__(
+        self,
+        *,
+        kernel: KernelName = "product",
+        levels: int | None = None,
+        symmetry: Symmetry | None = None,
+        max_iterations: int = 75,
+    ) -> None:
+        self.kernel = kernel
+        self._levels = levels
         self._symmetry = symmetry
         self._max_iterations = max_iterations
         self._fitted: _Fitted | None = None
+
+    def unfitted(self) -> "ExactGP":
+        """Return a surrogate with the same options and no labels."""
+        return ExactGP(
+            kernel=self.kernel,
+            levels=self._levels,
+            symmetry=self._symmetry,
+            max_iterations=self._max_iterations,
+        )
 
     def fit(self, X: Tensor, Y: Tensor) -> None:
         """Fit to codes `X`, `n x d`, and labels `Y`, `n x 1`, both float64.
@@ -73,13 +109,14 @@ class ExactGP:
         labels = _check_labels(X, Y)
         label_mean, label_sd = _label_scale(labels)
         standardised = (labels - label_mean) / label_sd
-        model = _build(X, standardised, self._symmetry)
+        some = _evenly_spaced(labels.argsort(stable=True), MAX_LEARNING).sort().values
+        model = self._build(X[some], standardised[some])
         succeeded = True
         if bool((standardised != 0.0).any()):
             succeeded = _maximise_likelihood(model, self._max_iterations)
             if not succeeded:
-                model = _build(X, standardised, self._symmetry)
-        self._fitted = _condition(model, X, standardised, label_mean, label_sd, fit_succeeded=succeeded)
+                model = self._build(X[some], standardised[some])
+        self._fitted = self._condition(model, X, standardised, label_mean, label_sd, fit_succeeded=succeeded)
 
     def mean_sd(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Return the marginal posterior mean and sd of the noise-free label at `X`, `n x d`: `n` and `n`."""
@@ -91,15 +128,28 @@ class ExactGP:
 
     def posterior(self, X: Tensor) -> Posterior:
         """Return the joint posterior of the noise-free labels at `X`, `n x d`; event shape `n x 1`."""
-        mean, covariance = self._joint(X)
-        return GPyTorchPosterior(MultivariateNormal(mean, covariance))
+        mean, covariance = self.joint(X)
+        # As an operator: a dense matrix is factored at once, and fails where an object and its image are there.
+        return GPyTorchPosterior(MultivariateNormal(mean, to_linear_operator(covariance)))
+
+    def joint(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean, `n`, and the covariance, `n x n`, of the noise-free labels at `X`, `n x d`."""
+        fitted = self._require_fit(X)
+        with torch.no_grad():
+            cross = _cross(fitted, X)
+            mean = fitted.model.mean_module.constant + cross @ fitted.alpha
+            explained = torch.linalg.solve_triangular(fitted.cholesky, cross.mT, upper=False)
+            covariance = _prior(fitted.model, X) - explained.mT @ explained
+            # Exactly symmetric, so that a Cholesky factor of either triangle is the same.
+            covariance = 0.5 * (covariance + covariance.mT)
+            return fitted.label_mean + fitted.label_sd * mean, fitted.label_sd.square() * covariance
 
     def sample(self, X: Tensor, n_draws: int, *, generator: Generator) -> Tensor:
         """Return joint posterior draws of the noise-free labels at `X`, `n_draws x n`.
 
         Costs the Cholesky factor of an `n x n` matrix: keep `n` under a few thousand.
         """
-        mean, covariance = self._joint(X)
+        mean, covariance = self.joint(X)
         noise = torch.randn(n_draws, mean.numel(), generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + noise @ cholesky(covariance).mT
 
@@ -121,7 +171,8 @@ class ExactGP:
         labels = _check_labels(X, Y)
         _check_state(state, X)
         standardised = (labels - state["label_mean"]) / state["label_sd"]
-        model = _build(X, standardised, self._symmetry)
+        some = _evenly_spaced(labels.argsort(stable=True), MAX_LEARNING).sort().values
+        model = self._build(X[some], standardised[some])
         parameters = dict(model.named_parameters())
         stored = {name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")}
         if {n: p.shape for n, p in parameters.items()} != {n: v.shape for n, v in stored.items()}:
@@ -133,7 +184,7 @@ class ExactGP:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(stored[name])
-        self._fitted = _condition(
+        self._fitted = self._condition(
             model,
             X,
             standardised,
@@ -145,13 +196,12 @@ class ExactGP:
     def diagnostics(self) -> dict[str, float]:
         """Return hyper-parameters and leave-one-out scores, the latter on the scale of the labels.
 
-        Keys: n_labels, fit_succeeded, noise_sd (labels' scale), output_scale, lengthscale_min,
-        lengthscale_max, log_marginal_likelihood (of the standardised labels, per label), and loo_rmse,
-        loo_r2, loo_spearman, loo_nlpd, loo_coverage90 where they are defined.
+        Keys: n_labels, fit_succeeded, noise_sd (labels' scale), output_scale, what the kernel learned
+        (lengthscale_min, lengthscale_max, weights), log_marginal_likelihood (of the standardised labels, per
+        label), and loo_rmse, loo_r2, loo_spearman, loo_nlpd, loo_coverage90 where they are defined.
         """
         fitted = self._require_fit()
         n = fitted.residual.numel()
-        lengthscale = _hamming(fitted.model.covar_module).lengthscale.detach()
         log_likelihood = (
             -0.5 * (fitted.residual @ fitted.alpha)
             - fitted.cholesky.diagonal().log().sum()
@@ -166,23 +216,68 @@ class ExactGP:
             "fit_succeeded": float(fitted.fit_succeeded),
             "noise_sd": noise_sd.item(),
             "output_scale": fitted.model.covar_module.outputscale.item(),
-            "lengthscale_min": lengthscale.min().item(),
-            "lengthscale_max": lengthscale.max().item(),
+            **describe(fitted.model.covar_module.base_kernel),
             "log_marginal_likelihood": log_likelihood.item() / n,
             **scores.as_dict("loo_"),
         }
 
-    def _joint(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the joint posterior mean `n` and covariance `n x n` on the scale of the labels."""
-        fitted = self._require_fit(X)
+    def _build(self, X: Tensor, standardised: Tensor) -> SingleTaskGP:
+        """Return a model of `X`, `n x d`, and standardised labels, `n`, at its default hyper-parameters."""
+        levels = 1 + int(X.max()) if self._levels is None else self._levels
+        kernel = code_kernel(self.kernel, n_positions=X.shape[1], n_levels=levels, symmetry=self._symmetry)
+        scaled = ScaleKernel(
+            kernel,
+            outputscale_prior=LogNormalPrior(0.0, 1.0),
+            outputscale_constraint=GreaterThan(1e-3, transform=None, initial_value=1.0),
+        )
+        likelihood = GaussianLikelihood(
+            noise_prior=LogNormalPrior(-4.0, 1.0),
+            # 1e-4 of the labels' variance: repeated objects with equal labels still leave a Cholesky factor.
+            noise_constraint=GreaterThan(1e-4, transform=None, initial_value=math.exp(-3.0)),
+        )
+        with settings.validate_input_scaling(False):
+            return SingleTaskGP(
+                X, standardised.unsqueeze(-1), likelihood=likelihood, covar_module=scaled, outcome_transform=None
+            )
+
+    def _condition(
+        self,
+        model: SingleTaskGP,
+        X: Tensor,
+        standardised: Tensor,
+        label_mean: Tensor,
+        label_sd: Tensor,
+        *,
+        fit_succeeded: bool,
+    ) -> _Fitted:
+        """Return the factors that every prediction shares, for labels `n` at `X`, `n x d`."""
+        model.eval()
         with torch.no_grad():
-            cross = _covariance(fitted.model, X, fitted.X)
-            mean = fitted.model.mean_module.constant + cross @ fitted.alpha
-            explained = torch.linalg.solve_triangular(fitted.cholesky, cross.mT, upper=False)
-            covariance = _covariance(fitted.model, X, X) - explained.mT @ explained
-            # Exactly symmetric, so that a Cholesky factor of either triangle is the same.
-            covariance = 0.5 * (covariance + covariance.mT)
-            return fitted.label_mean + fitted.label_sd * mean, fitted.label_sd.square() * covariance
+            levels = max(self._levels or 1, levels_of(model.covar_module.base_kernel, X))
+            residual = standardised - model.mean_module.constant
+            covariance = _prior(model, X)
+            covariance.diagonal().add_(model.likelihood.noise)
+            factor = cholesky(covariance)
+            alpha = torch.cholesky_solve(residual.unsqueeze(-1), factor).squeeze(-1)
+            rows, spread = None, factor
+            if len(X) > MAX_SPREAD:
+                rows = _spread_rows(residual)
+                spread = cholesky(covariance[rows][:, rows])
+            prepared = model.covar_module.base_kernel.prepare(X, levels)
+        return _Fitted(
+            model=model,
+            X=X.clone(),
+            prepared=prepared,
+            levels=levels,
+            residual=residual,
+            cholesky=factor,
+            alpha=alpha,
+            spread_rows=rows,
+            spread_factor=spread,
+            label_mean=label_mean,
+            label_sd=label_sd,
+            fit_succeeded=fit_succeeded,
+        )
 
     def _require_fit(self, X: Tensor | None = None) -> _Fitted:
         if self._fitted is None:
@@ -193,31 +288,6 @@ class ExactGP:
         if X is not None:
             _check_codes(X, self._fitted.X.shape[1])
         return self._fitted
-
-
-def _build(X: Tensor, standardised: Tensor, symmetry: Symmetry | None) -> SingleTaskGP:
-    """Return a model of `X`, `n x d`, and standardised labels, `n`, at its default hyper-parameters."""
-    kernel: Kernel = HammingKernel(
-        ard_num_dims=X.shape[1],
-        lengthscale_prior=GammaPrior(3.0, 6.0),
-        lengthscale_constraint=GreaterThan(1e-2, transform=None, initial_value=0.5),
-    )
-    if symmetry is not None:
-        kernel = SymmetricKernel(kernel, symmetry)
-    scaled = ScaleKernel(
-        kernel,
-        outputscale_prior=LogNormalPrior(0.0, 1.0),
-        outputscale_constraint=GreaterThan(1e-3, transform=None, initial_value=1.0),
-    )
-    likelihood = GaussianLikelihood(
-        noise_prior=LogNormalPrior(-4.0, 1.0),
-        # 1e-4 of the labels' variance: repeated objects with equal labels still leave a Cholesky factor.
-        noise_constraint=GreaterThan(1e-4, transform=None, initial_value=math.exp(-3.0)),
-    )
-    with settings.validate_input_scaling(False):
-        return SingleTaskGP(
-            X, standardised.unsqueeze(-1), likelihood=likelihood, covar_module=scaled, outcome_transform=None
-        )
 
 
 def _maximise_likelihood(model: SingleTaskGP, max_iterations: int) -> bool:
@@ -240,46 +310,52 @@ def _maximise_likelihood(model: SingleTaskGP, max_iterations: int) -> bool:
     return all(bool(p.isfinite().all()) for p in model.parameters())
 
 
-def _condition(
-    model: SingleTaskGP,
-    X: Tensor,
-    standardised: Tensor,
-    label_mean: Tensor,
-    label_sd: Tensor,
-    *,
-    fit_succeeded: bool,
-) -> _Fitted:
-    """Return the factors that every prediction shares, for labels `n` at `X`, `n x d`."""
-    model.eval()
-    with torch.no_grad():
-        residual = standardised - model.mean_module.constant
-        noise = model.likelihood.noise * torch.eye(X.shape[0], dtype=X.dtype, device=X.device)
-        factor = cholesky(_covariance(model, X, X) + noise)
-        alpha = torch.cholesky_solve(residual.unsqueeze(-1), factor).squeeze(-1)
-    return _Fitted(model, X.clone(), residual, factor, alpha, label_mean, label_sd, fit_succeeded)
+def _spread_rows(residual: Tensor) -> Tensor:
+    """Return the labels that sds are computed from: the best half, and the others evenly spaced."""
+    order, half = (-residual).argsort(stable=True), MAX_SPREAD // 2
+    return torch.cat([order[:half], _evenly_spaced(order[half:], MAX_SPREAD - half)]).sort().values
+
+
+def _evenly_spaced(rows: Tensor, n: int) -> Tensor:
+    """Return at most `n` of the rows, the first and the last among them."""
+    if len(rows) <= n:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, n, dtype=torch.float64, device=rows.device).round().long()]
 
 
 def _marginal(fitted: _Fitted, X: Tensor) -> tuple[Tensor, Tensor]:
     """Return the standardised posterior mean and sd at `X`, `n x d`: `n` and `n`."""
     with torch.no_grad():
-        cross = _covariance(fitted.model, X, fitted.X)
+        cross = _cross(fitted, X)
         mean = fitted.model.mean_module.constant + cross @ fitted.alpha
-        explained = torch.linalg.solve_triangular(fitted.cholesky, cross.mT, upper=False)
-        # Both kernels have diagonal one, so the prior variance is the output scale everywhere.
+        if fitted.spread_rows is not None:
+            cross = cross.index_select(1, fitted.spread_rows)
+        explained = torch.linalg.solve_triangular(fitted.spread_factor, cross.mT, upper=False)
+        # All kernels have diagonal one, so the prior variance is the output scale everywhere.
         variance = fitted.model.covar_module.outputscale - explained.square().sum(0)
         return mean, variance.clamp_min(1e-12).sqrt()
 
 
-def _covariance(model: SingleTaskGP, a: Tensor, b: Tensor) -> Tensor:
-    """Return the prior covariance of `n x d` and `m x d` codes, `n x m`, without lazy evaluation."""
-    scale_kernel = model.covar_module
-    covariance: Tensor = scale_kernel.outputscale * scale_kernel.base_kernel.forward(a, b)
+def _cross(fitted: _Fitted, X: Tensor) -> Tensor:
+    """Return the prior covariance of codes `n x d` and the labelled codes, `n x m`."""
+    scaled = fitted.model.covar_module
+    levels = levels_of(scaled.base_kernel, X)
+    prepared = fitted.prepared
+    if levels > fitted.levels:  # a category that no label has
+        prepared = scaled.base_kernel.prepare(fitted.X, levels)
+    else:
+        levels = fitted.levels
+    covariance: Tensor = scaled.outputscale * scaled.base_kernel.compare(
+        scaled.base_kernel.prepare(X, levels), prepared
+    )
     return covariance
 
 
-def _hamming(scaled: ScaleKernel) -> Kernel:
-    kernel = scaled.base_kernel
-    return kernel.base_kernel if isinstance(kernel, SymmetricKernel) else kernel
+def _prior(model: SingleTaskGP, X: Tensor) -> Tensor:
+    """Return the prior covariance of codes `n x d` among each other, `n x n`, without lazy evaluation."""
+    scaled = model.covar_module
+    covariance: Tensor = scaled.outputscale * scaled.base_kernel.forward(X, X)
+    return covariance
 
 
 def _label_scale(labels: Tensor) -> tuple[Tensor, Tensor]:

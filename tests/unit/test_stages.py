@@ -158,7 +158,7 @@ def test_first_round_without_labels_is_drawn_at_random_and_the_next_is_fitted(ca
     assert campaign.run_round().complete
     bench = campaign.workbench
     fits = [bench.history.rounds.fit(r.id) for r in bench.history.rounds.all(bench.campaign.id)]
-    assert [(fit.kind, fit.data_count) for fit in fits] == [("none", 0), ("gp", 3)]
+    assert [(fit.kind, fit.data_count) for fit in fits] == [("none", 0), ("auto", 3)]
     first, second = (bench.history.rounds.sampler(r.id) for r in bench.history.rounds.all(bench.campaign.id))
     assert first.kind == "random"
     assert second.kind in ("gflownet", "local_search")

@@ -1,0 +1,175 @@
+"""Several Gaussian processes as one belief, weighted by how well each foretold the batches it had not seen.
+
+The processes live in `exact_gp`; when a batch counts as foretold is decided by the loop.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from botorch.posteriors.posterior import Posterior
+from gpytorch.distributions import MultivariateNormal
+from linear_operator import to_linear_operator
+from torch import Generator, Tensor
+
+from flowscout.errors import ShapeError
+from flowscout.surrogates.diagnostics import score_predictions
+from flowscout.surrogates.exact_gp import ExactGP
+from flowscout.surrogates.kernels import KernelName, Symmetry
+
+MOTIF_LEVELS = 6
+"""Alphabets up to this size (DNA, RNA) start from the belief that motifs float."""
+
+SHARPNESS = 8.0
+"""Nats by which a batch counts for each nat of mean predictive density: as many independent labels as it is worth.
+A batch lies close together, so that its labels are far from independent."""
+
+
+class AveragedGP:
+    """One belief made of exact GPs that differ in their kernels.
+
+    Leave-one-out scores cannot choose among kernels here: a batch that one of them picked lies among its own
+    neighbours, where that kernel predicts well. So the weights, given at first, follow what each kernel foretold
+    of batches before they were measured (`foretell`). The mean and the variance are those of the mixture; of joint
+    draws each kernel gives its share, so that a batch of Thompson draws is split among the beliefs.
+    """
+
+    def __init__(
+        self,
+        kernels: Mapping[KernelName, float],
+        *,
+        levels: int | None = None,
+        symmetry: Symmetry | None = None,
+        max_iterations: int = 75,
+    ) -> None:
+        self.kernels = tuple(kernels)
+        self._members = tuple(
+            ExactGP(kernel=kernel, levels=levels, symmetry=symmetry, max_iterations=max_iterations)
+            for kernel in kernels
+        )
+        self._log_weight = torch.tensor(list(kernels.values()), dtype=torch.float64).log()
+        self._foretold = torch.full((len(kernels),), math.nan, dtype=torch.float64)
+
+    @property
+    def weights(self) -> Tensor:
+        """The weight of each kernel; they sum to one."""
+        return self._log_weight.softmax(0)
+
+    def fit(self, X: Tensor, Y: Tensor) -> None:
+        """Fit every member to codes `X`, `n x d`, and labels `Y`, `n x 1`, both float64.
+
+        Raises: ShapeError and LabelError as `ExactGP.fit`.
+        """
+        members = []
+        for member in self._members:
+            fresh = member.unfitted()
+            fresh.fit(X, Y)
+            members.append(fresh)
+        self._members = tuple(members)
+
+    def foretell(self, previous: "AveragedGP", X: Tensor, Y: Tensor) -> None:
+        """Weigh the kernels by what `previous`, which had not seen them, said of labels `Y`, `n x 1`, at `X`.
+
+        The weights are those of `previous`, times exp(-`SHARPNESS` x mean negative log predictive density).
+        """
+        if previous.kernels != self.kernels:
+            return
+        measured = Y.squeeze(-1)
+        scores = []
+        for member in previous._members:
+            mean, sd = member.mean_sd(X)
+            noisy = (sd.square() + member.diagnostics()["noise_sd"] ** 2).sqrt()
+            scores.append(score_predictions(mean, noisy, measured).nlpd)
+        self._foretold = torch.tensor(scores, dtype=torch.float64)
+        self._log_weight = (previous._log_weight - SHARPNESS * self._foretold).log_softmax(0)
+
+    def mean_sd(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and sd of the mixture at `X`, `n x d`: `n` and `n`."""
+        weights = self.weights.to(X.device)
+        means, sds = map(torch.stack, zip(*[member.mean_sd(X) for member in self._members], strict=True))
+        mean = weights @ means
+        variance = weights @ (sds.square() + (means - mean).square())
+        return mean, variance.sqrt()
+
+    def posterior(self, X: Tensor) -> Posterior:
+        """Return the normal of the mixture's joint mean and covariance at `X`, `n x d`; event shape `n x 1`."""
+        weights, parts = self.weights.to(X.device), [member.joint(X) for member in self._members]
+        means = torch.stack([mean for mean, _ in parts])
+        mean = weights @ means
+        between = means - mean
+        covariance = (between.mT * weights) @ between
+        for weight, (_, within) in zip(weights, parts, strict=True):
+            covariance += weight * within
+        covariance = 0.5 * (covariance + covariance.mT)
+        return GPyTorchPosterior(MultivariateNormal(mean, to_linear_operator(covariance)))
+
+    def sample(self, X: Tensor, n_draws: int, *, generator: Generator) -> Tensor:
+        """Return joint posterior draws at `X`, `n_draws x n`: each kernel's share of them, in random order."""
+        draws = [
+            member.sample(X, count, generator=generator)
+            for member, count in zip(self._members, shares(self.weights.tolist(), n_draws), strict=True)
+            if count
+        ]
+        order = torch.randperm(n_draws, generator=generator, device=generator.device)
+        return torch.cat(draws)[order.to(X.device)]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights and what each member needs besides the data."""
+        state = {"log_weight": self._log_weight.clone(), "foretold": self._foretold.clone()}
+        for kernel, member in zip(self.kernels, self._members, strict=True):
+            state |= {f"{kernel}.{name}": value for name, value in member.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor], X: Tensor, Y: Tensor) -> None:
+        """Rebuild the fit that gave `state` from its data, `n x d` and `n x 1`, without fitting.
+
+        Raises: ShapeError if the state is of another surrogate or of other data.
+        """
+        if state.get("log_weight", torch.empty(0)).shape != self._log_weight.shape:
+            raise ShapeError(
+                f"the state has no weights of {len(self.kernels)} kernels, expected the state_dict() of a "
+                f"surrogate that averages {', '.join(self.kernels)}. Refit, or load its own artefact."
+            )
+        members = []
+        for kernel, member in zip(self.kernels, self._members, strict=True):
+            prefix = f"{kernel}."
+            part = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+            fresh = member.unfitted()
+            fresh.load_state_dict(part, X, Y)
+            members.append(fresh)
+        self._members = tuple(members)
+        self._log_weight, self._foretold = state["log_weight"].clone(), state["foretold"].clone()
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the diagnostics of the heaviest member, and of each kernel its weight and what it foretold.
+
+        Keys: those of `ExactGP.diagnostics`, `weight_<kernel>`, and `foretold_nlpd_<kernel>` once a batch was.
+        """
+        heaviest = int(self.weights.argmax())
+        found = self._members[heaviest].diagnostics()
+        found = {key: value for key, value in found.items() if not key.startswith("weight_")}
+        for kernel, weight, nlpd in zip(self.kernels, self.weights.tolist(), self._foretold.tolist(), strict=True):
+            found[f"weight_{kernel}"] = weight
+            if not math.isnan(nlpd):
+                found[f"foretold_nlpd_{kernel}"] = nlpd
+        return found
+
+
+def prior_weights(levels: int) -> dict[KernelName, float]:
+    """Return the kernels that sequences start from, and their weights.
+
+    In DNA and RNA what matters is mostly a motif that may stand anywhere; in larger alphabets, mostly which letter
+    stands where. Both are tried from the first batch on, and what they foretell decides.
+    """
+    return {"additive": 0.1, "pairs": 0.9} if levels <= MOTIF_LEVELS else {"additive": 0.9, "pairs": 0.1}
+
+
+def shares(weights: Sequence[float], n: int) -> list[int]:
+    """Return `n` in whole numbers, in proportion to weights that sum to one: the largest remainders win."""
+    wanted = [weight * n for weight in weights]
+    counts = [math.floor(value) for value in wanted]
+    by_remainder = sorted(range(len(wanted)), key=lambda i: (counts[i] - wanted[i], i))
+    for i in by_remainder[: n - sum(counts)]:
+        counts[i] += 1
+    return counts

@@ -1,0 +1,135 @@
+"""Several kernels as one belief: moments of a mixture, weights by what was foretold."""
+
+from copy import copy
+
+import pytest
+import torch
+
+from flowscout.errors import ShapeError
+from flowscout.surrogates import AveragedGP, ExactGP, Surrogate, prior_weights
+from flowscout.surrogates.auto import SHARPNESS, shares
+
+KERNELS = {"product": 0.25, "pairs": 0.75}
+
+
+def codes(n, d=6, levels=4, seed=0):
+    return torch.randint(levels, (n, d), generator=torch.Generator().manual_seed(seed)).double()
+
+
+def motif(X):
+    """Return 1 where 0, 1, 2 stand in a row, anywhere, and 0.2 for every letter 3."""
+    there = ((X[:, :-2] == 0) & (X[:, 1:-1] == 1) & (X[:, 2:] == 2)).any(1)
+    return (there.double() + 0.2 * (X == 3).sum(1)).unsqueeze(-1)
+
+
+def fitted(n=60, kernels=KERNELS):
+    surrogate: Surrogate = AveragedGP(kernels, levels=4)
+    X = codes(n)
+    surrogate.fit(X, motif(X))
+    return surrogate
+
+
+def members():
+    found = []
+    for kernel in KERNELS:
+        member = ExactGP(kernel=kernel, levels=4)
+        member.fit(codes(60), motif(codes(60)))
+        found.append(member)
+    return found
+
+
+def test_mean_and_variance_are_those_of_the_mixture():
+    X = codes(20, seed=5)
+    means, sds = zip(*[member.mean_sd(X) for member in members()], strict=True)
+    mean = 0.25 * means[0] + 0.75 * means[1]
+    second = 0.25 * (sds[0] ** 2 + means[0] ** 2) + 0.75 * (sds[1] ** 2 + means[1] ** 2)
+    found_mean, found_sd = fitted().mean_sd(X)
+    torch.testing.assert_close(found_mean, mean)
+    torch.testing.assert_close(found_sd, (second - mean**2).sqrt())
+    posterior = fitted().posterior(X)
+    torch.testing.assert_close(posterior.mean.squeeze(-1), mean)
+    torch.testing.assert_close(posterior.variance.squeeze(-1).sqrt(), found_sd, rtol=1e-6, atol=1e-8)
+
+
+def test_each_kernel_gives_its_share_of_the_draws():
+    X = codes(15, seed=5)
+    draws = fitted().sample(X, 4_000, generator=torch.Generator().manual_seed(0))
+    assert draws.shape == (4_000, 15)
+    mean, sd = fitted().mean_sd(X)
+    # Five standard errors of a mean and of an sd over 4,000 draws.
+    assert ((draws.mean(0) - mean).abs() <= 5 * sd / 4_000**0.5).all()
+    assert ((draws.std(0) / sd - 1).abs() <= 0.1).all()
+
+
+def test_weights_follow_what_was_foretold():
+    surrogate, later = fitted(), AveragedGP(KERNELS, levels=4)
+    X = codes(24, seed=9)
+    later.foretell(surrogate, X, motif(X))
+    expected = []
+    for weight, member in zip(KERNELS.values(), members(), strict=True):
+        mean, sd = member.mean_sd(X)
+        noisy = torch.distributions.Normal(mean, (sd**2 + member.diagnostics()["noise_sd"] ** 2).sqrt())
+        expected.append(weight * torch.exp(SHARPNESS * noisy.log_prob(motif(X).squeeze(-1)).mean()))
+    expected = torch.stack(expected)
+    torch.testing.assert_close(later.weights, expected / expected.sum())
+    later.fit(codes(60), motif(codes(60)))
+    diagnostics = later.diagnostics()
+    assert diagnostics["weight_pairs"] == pytest.approx(later.weights[1].item())
+    assert {"foretold_nlpd_product", "foretold_nlpd_pairs", "loo_rmse"} <= diagnostics.keys()
+
+
+def test_the_kernel_that_foretells_gains_weight():
+    surrogate, later = fitted(n=120), AveragedGP(KERNELS, levels=4)
+    X = codes(60, seed=9)
+    nlpds = []
+    for member in surrogate._members:
+        mean, sd = member.mean_sd(X)
+        nlpds.append(-torch.distributions.Normal(mean, sd).log_prob(motif(X).squeeze(-1)).mean())
+    later.foretell(surrogate, X, motif(X))
+    better = int(torch.stack(nlpds).argmin())
+    assert later.weights[better] > surrogate.weights[better]
+
+
+def test_a_surrogate_of_other_kernels_is_not_asked():
+    later = AveragedGP({"product": 0.5, "additive": 0.5}, levels=4)
+    later.foretell(fitted(), codes(5), motif(codes(5)))
+    assert later.weights.tolist() == [0.5, 0.5]
+
+
+def test_rebuilt_surrogate_predicts_the_same_to_the_last_bit():
+    first, surrogate = fitted(), AveragedGP(KERNELS, levels=4)
+    X = codes(24, seed=9)
+    surrogate.foretell(first, X, motif(X))
+    surrogate.fit(codes(60), motif(codes(60)))
+    rebuilt = AveragedGP(KERNELS, levels=4)
+    rebuilt.load_state_dict(surrogate.state_dict(), codes(60), motif(codes(60)))
+    assert all(torch.equal(a, b) for a, b in zip(surrogate.mean_sd(X), rebuilt.mean_sd(X), strict=True))
+    assert rebuilt.diagnostics() == surrogate.diagnostics()
+    with pytest.raises(ShapeError, match="averages product, additive, pairs"):
+        AveragedGP({"product": 0.3, "additive": 0.3, "pairs": 0.4}).load_state_dict(
+            surrogate.state_dict(), codes(60), motif(codes(60))
+        )
+
+
+def test_copy_keeps_its_predictions_when_the_original_is_fitted_again():
+    surrogate = fitted()
+    kept, X = copy(surrogate), codes(10, seed=4)
+    before = kept.mean_sd(X)
+    surrogate.fit(codes(30, seed=7), motif(codes(30, seed=7)))
+    assert all(torch.equal(a, b) for a, b in zip(before, kept.mean_sd(X), strict=True))
+    assert not torch.equal(before[0], surrogate.mean_sd(X)[0])
+
+
+def test_prior_weights_sum_to_one_and_lean_to_floating_motifs_in_small_alphabets():
+    for levels, heavier in ((4, "pairs"), (20, "additive")):
+        weights = prior_weights(levels)
+        assert sum(weights.values()) == pytest.approx(1.0)
+        assert max(weights, key=weights.get) == heavier
+
+
+@pytest.mark.parametrize(
+    ("weights", "n", "expected"),
+    [([0.5, 0.5], 4, [2, 2]), ([0.9, 0.1], 24, [22, 2]), ([0.99, 0.01], 24, [24, 0]), ([1 / 3] * 3, 4, [2, 1, 1])],
+)
+def test_shares_are_whole_and_complete(weights, n, expected):
+    assert shares(weights, n) == expected
