@@ -180,6 +180,33 @@ def test_many_bounds_and_none_measured_settle():
     assert bool((mean > 0.9).all())
 
 
+def test_sites_predict_better_than_bounds_taken_for_values_or_left_out():
+    generator = Generator().manual_seed(5)
+    K = random_covariance(120, seed=6)
+    errors = {"sites": 0.0, "as values": 0.0, "left out": 0.0}
+    for _ in range(5):
+        f = torch.linalg.cholesky(K) @ torch.randn(120, generator=generator, dtype=torch.float64)
+        y = f + 0.2 * torch.randn(120, generator=generator, dtype=torch.float64)
+        # A detection limit: below it only that it is below is known. Every third is held out.
+        is_censored = y < -0.2
+        held, train = torch.arange(0, 120, 3), torch.arange(120)[torch.arange(120) % 3 != 0]
+        limit = torch.full_like(y, -0.2)
+        free = torch.full_like(y, -INF)
+        k, keep = K[train][:, train], train[~is_censored[train]]
+        label, variance = censored_sites(k, 0.04, free[train], limit[train], y[train], is_censored[train])
+
+        def rmse(rows, label, noise, held=held, f=f):
+            weights = torch.linalg.solve(K[rows][:, rows] + noise.diag(), label)
+            return (K[held][:, rows] @ weights - f[held]).square().mean().sqrt().item()
+
+        noise = torch.full_like(y, 0.04)
+        errors["sites"] += rmse(train, label, variance)
+        errors["as values"] += rmse(train, torch.maximum(y, limit)[train], noise[train])
+        errors["left out"] += rmse(keep, y[keep], noise[keep])
+    assert errors["sites"] < 0.8 * errors["as values"]
+    assert errors["sites"] < 0.8 * errors["left out"]
+
+
 def test_a_bound_at_odds_with_a_noiseless_measurement_of_the_same_object_leaves_it():
     K = torch.ones(2, 2, dtype=torch.float64)
     case = (vector(0.0, 2.0), vector(0.0, INF), vector(0.5, math.nan), torch.tensor([False, True]))
