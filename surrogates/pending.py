@@ -7,6 +7,8 @@ from copy import copy
 from dataclasses import dataclass
 
 import torch
+from botorch.posteriors.ensemble import EnsemblePosterior
+from botorch.posteriors.posterior import Posterior
 from botorch.utils.sampling import draw_sobol_normal_samples
 from gpytorch.distributions import MultivariateNormal
 from torch import Tensor
@@ -55,6 +57,8 @@ class PendingBelief:
         explained = torch.linalg.solve_triangular(self.factor, covariance[:p, p:], upper=False)  # p x n
         prior = covariance.diagonal()[p:]
         variance = torch.maximum(prior - explained.square().sum(0), _LEAST_VARIANCE * prior)
+        # Where members of an ensemble agree to the last bit; an acquisition divides by the sd.
+        variance = variance.clamp_min(1e-200)
         return mean[p:] + self.base @ explained, variance.sqrt()
 
 
@@ -67,7 +71,7 @@ def condition_on(
     surrogate's state of the moment is kept.
 
     Raises: ShapeError for pending objects that are not a matrix; ConfigError for no draws, or a surrogate
-    whose joint posterior is not Gaussian.
+    whose joint posterior is neither Gaussian nor an ensemble.
     Source: Snoek et al. 2012, arXiv:1206.2944, section 3.3 (outcomes of pending experiments integrated out).
     """
     if n_draws < 1:
@@ -90,24 +94,18 @@ def condition_on(
 def joint_moments(surrogate: Surrogate, X: Tensor) -> tuple[Tensor, Tensor]:
     """Return the joint posterior mean, `n`, and covariance, `n x n`, of noise-free labels at `X`, `n x d`.
 
-    Equal rows are asked for once, because a covariance with equal rows has no Cholesky factor.
+    Of an ensemble they are the moments over its members, between different objects reduced by one part in the
+    number of members: as much as a covariance of so few draws is off, and enough that a batch larger than
+    the ensemble does not seem to settle everything. Equal rows are asked for once, because a covariance with
+    equal rows has no Cholesky factor.
 
-    Raises: ConfigError if the surrogate's joint posterior is not Gaussian; NonFiniteError if it cannot be
-    made because objects that differ are one object to the kernel.
+    Raises: ConfigError if the surrogate's joint posterior is neither Gaussian nor an ensemble; NonFiniteError
+    if it cannot be made because objects that differ are one object to the kernel.
     """
     distinct, place = torch.unique(X, dim=0, return_inverse=True)
     try:
         with torch.no_grad():
-            posterior = surrogate.posterior(distinct)
-            distribution = getattr(posterior, "distribution", None)
-            if not isinstance(distribution, MultivariateNormal):
-                raise ConfigError(
-                    f"{type(surrogate).__name__} has a joint posterior of type {type(posterior).__name__}, "
-                    "expected a Gaussian one (GPyTorchPosterior). Choose an exact GP, or an acquisition "
-                    "without pending objects."
-                )
-            mean = distribution.mean.squeeze(-1) if distribution.mean.ndim > 1 else distribution.mean
-            covariance = distribution.covariance_matrix
+            mean, covariance = _moments(surrogate, surrogate.posterior(distinct))
     except torch.linalg.LinAlgError as err:  # type: ignore[attr-defined]
         raise NonFiniteError(
             f"the joint covariance of {len(distinct)} different objects has no Cholesky factor, expected one "
@@ -115,3 +113,21 @@ def joint_moments(surrogate: Surrogate, X: Tensor) -> tuple[Tensor, Tensor]:
             "is factored only where a factor is asked for."
         ) from err
     return mean[place], covariance[place][:, place]
+
+
+def _moments(surrogate: Surrogate, posterior: Posterior) -> tuple[Tensor, Tensor]:
+    """Return the mean, `n`, and covariance, `n x n`, of a posterior of event shape `n x 1`."""
+    if isinstance(posterior, EnsemblePosterior):
+        mean, weights = posterior.mean.squeeze(-1), posterior.weights
+        centred = posterior.values.squeeze(-1) - mean  # members x n
+        share = weights.square().sum()
+        covariance = centred.mT @ (weights.unsqueeze(-1) * centred) / (1.0 - share)
+        return mean, (1.0 - share) * covariance + share * covariance.diagonal().diag()
+    distribution = getattr(posterior, "distribution", None)
+    if isinstance(distribution, MultivariateNormal):
+        return distribution.mean, distribution.covariance_matrix
+    raise ConfigError(
+        f"{type(surrogate).__name__} has a joint posterior of type {type(posterior).__name__}, expected a "
+        "Gaussian one (GPyTorchPosterior) or an ensemble's (EnsemblePosterior). Choose another surrogate, or an "
+        "acquisition without pending objects."
+    )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from botorch.acquisition import PosteriorMean, qLogExpectedImprovement, qSimpleRegret
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
+from botorch.posteriors.ensemble import EnsemblePosterior
 from torch import Generator
 from wrapped_gp import WrappedGP, fitted_gp, points
 
@@ -12,6 +13,7 @@ from flowscout.surrogates import ExactGP
 from flowscout.surrogates.as_model import from_botorch
 from flowscout.surrogates.batch_acquisition import q_log_ei, q_ucb
 from flowscout.surrogates.entropy_search import max_value_entropy
+from flowscout.surrogates.pending import condition_on, joint_moments
 from flowscout.surrogates.posterior_draw import HasPaths, thompson
 
 
@@ -64,7 +66,30 @@ def exact_gp():
     return gp
 
 
+class Members:
+    """An ensemble of eight random waves."""
+
+    def __init__(self):
+        self.fit(POOL[:1], torch.zeros(1, 1, dtype=torch.float64))
+
+    def fit(self, X, Y):
+        seed = int(1000 * Y.abs().sum().item())
+        generator = Generator().manual_seed(seed)
+        self.waves = torch.randn(8, 2, generator=generator, dtype=torch.float64)
+
+    def posterior(self, X):
+        return EnsemblePosterior((X @ self.waves.mT).mul(2.0).sin().mT.unsqueeze(-1))
+
+    def mean_sd(self, X):
+        posterior = self.posterior(X)
+        return posterior.mean.squeeze(-1), posterior.variance.squeeze(-1).sqrt()
+
+    def sample(self, X, n_draws, *, generator):
+        return self.posterior(X).values.squeeze(-1)[torch.randint(8, (n_draws,), generator=generator)]
+
+
 SETTINGS = {
+    "ensemble": (Members, POOL, points(12, seed=4)),
     "features": (fitted_gp, POOL, points(4, seed=4)),
     # A pool with repeated rows, and one that is pending already.
     "codes": (exact_gp, torch.cat([codes(40, seed=2), codes(8, seed=2)]), codes(4, seed=2)),
@@ -154,6 +179,23 @@ def test_a_posterior_without_a_factor_says_what_to_do():
     surrogate.fit(POOL[:5], POOL[:5, :1])
     with pytest.raises(NonFiniteError, match="linear operator"):
         q_ucb(surrogate, 1.0, POOL[:2])
+
+
+def test_moments_of_an_ensemble_are_those_of_its_members():
+    posterior = Members().posterior(POOL)
+    mean, covariance = joint_moments(Members(), POOL)
+    values = posterior.values.squeeze(-1)
+    assert torch.allclose(mean, values.mean(0))
+    assert torch.allclose(covariance.diagonal(), values.var(0))
+    expected = torch.cov(values.mT) * 7 / 8
+    off = ~torch.eye(40, dtype=torch.bool)
+    assert torch.allclose(covariance[off], expected[off])
+
+
+def test_more_pending_objects_than_members_leave_something_open():
+    belief = condition_on(Members(), points(12, seed=4))
+    _, sd = belief.mean_sd(POOL)
+    assert bool((sd > 0.2 * Members().mean_sd(POOL)[1]).all())
 
 
 def test_a_posterior_that_is_not_gaussian_is_refused():
