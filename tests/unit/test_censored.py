@@ -50,9 +50,9 @@ def test_one_bounded_value_is_exact(variance, noise, lower, upper):
 
 
 def exact_2d(K, noise, lower, upper, y, is_censored):
-    """Return posterior mean and covariance of two values by quadrature on a grid of 1,600 x 1,600."""
+    """Return posterior mean and covariance of two values by quadrature on a grid of 800 x 800."""
     root = torch.linalg.cholesky(K)
-    axis = torch.linspace(-8.0, 8.0, 1601, dtype=torch.float64)
+    axis = torch.linspace(-8.0, 8.0, 801, dtype=torch.float64)
     z = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
     f = z @ root.mT
     sd = math.sqrt(noise)
@@ -107,14 +107,14 @@ def test_five_values_are_near_dense_sampling():
     is_censored = torch.tensor([False, False, True, True, True])
     mean, covariance = bounded_posterior(K, 0.05, lower, upper, y, is_censored)
     generator = Generator().manual_seed(1)
-    f = torch.randn(2_000_000, 5, generator=generator, dtype=torch.float64) @ torch.linalg.cholesky(K).mT
+    f = torch.randn(1_000_000, 5, generator=generator, dtype=torch.float64) @ torch.linalg.cholesky(K).mT
     sd = math.sqrt(0.05)
     inside = torch.special.ndtr((upper - f) / sd) - torch.special.ndtr((lower - f) / sd)
     measured = torch.exp(-0.5 * (torch.nan_to_num(y) - f).square() / 0.05)
     weight = torch.where(is_censored, inside, measured).prod(-1)
     weight = weight / weight.sum()
-    # Two million prior draws leave tens of thousands of effective ones: about 0.003; the rest is the method's.
-    assert 1.0 / weight.square().sum() > 20_000
+    # A million prior draws leave more than 10,000 effective ones: about 0.005; the rest is the method's.
+    assert 1.0 / weight.square().sum() > 10_000
     assert torch.allclose(mean, weight @ f, rtol=0.0, atol=0.02)
     assert torch.allclose(covariance.diagonal(), weight @ (f - weight @ f).square(), rtol=0.05, atol=0.003)
 
