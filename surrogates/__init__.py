@@ -7,32 +7,41 @@ from flowscout.surrogates.acquisition import FrozenAcquisition, log_ei, ucb
 from flowscout.surrogates.as_model import AsModel, from_botorch
 from flowscout.surrogates.auto import AveragedGP, prior_weights
 from flowscout.surrogates.batch_acquisition import q_log_ei, q_ucb
+from flowscout.surrogates.botorch_model import BotorchSurrogate
 from flowscout.surrogates.censored import censored_sites
 from flowscout.surrogates.diagnostics import PredictionScores, leave_one_out, score_predictions, spearman
+from flowscout.surrogates.ensemble import DeepEnsemble, TrainingOptions
 from flowscout.surrogates.entropy_search import max_value_entropy
 from flowscout.surrogates.exact_gp import ExactGP
 from flowscout.surrogates.feasibility import FeasibilityClassifier
 from flowscout.surrogates.greedy import dpp_batch, greedy_batch
 from flowscout.surrogates.kernels import HammingKernel, SymmetricKernel, Symmetry
+from flowscout.surrogates.linear import PairwiseLinear
 from flowscout.surrogates.noise import PooledLabels, pool_replicates
 from flowscout.surrogates.pending import PendingBelief, condition_on
 from flowscout.surrogates.posterior_draw import HasPaths, thompson
 from flowscout.surrogates.protocol import Surrogate
+from flowscout.surrogates.svgp import SVGP
 
 __all__ = [
     "AsModel",
     "AveragedGP",
+    "BotorchSurrogate",
+    "DeepEnsemble",
     "ExactGP",
     "FeasibilityClassifier",
     "FrozenAcquisition",
     "HammingKernel",
     "HasPaths",
+    "PairwiseLinear",
     "PendingBelief",
     "PooledLabels",
     "PredictionScores",
+    "SVGP",
     "Surrogate",
     "SymmetricKernel",
     "Symmetry",
+    "TrainingOptions",
     "censored_sites",
     "condition_on",
     "dpp_batch",
