@@ -24,6 +24,7 @@ from flowscout.surrogates.protocol import Surrogate
 from flowscout.surrogates.svgp import SVGP
 
 __all__ = [
+    "SVGP",
     "AsModel",
     "AveragedGP",
     "BotorchSurrogate",
@@ -37,7 +38,6 @@ __all__ = [
     "PendingBelief",
     "PooledLabels",
     "PredictionScores",
-    "SVGP",
     "Surrogate",
     "SymmetricKernel",
     "Symmetry",

@@ -49,7 +49,7 @@ class AveragedGP:
             for kernel in kernels
         )
         self._log_weight = torch.tensor(list(kernels.values()), dtype=torch.float64).log()
-        self._foretold = torch.full((len(kernels),), math.nan, dtype=torch.float64)
+        self._foretold = torch.empty(0, dtype=torch.float64)  # no batch was foretold yet
 
     @property
     def weights(self) -> Tensor:
@@ -149,10 +149,10 @@ class AveragedGP:
         heaviest = int(self.weights.argmax())
         found = self._members[heaviest].diagnostics()
         found = {key: value for key, value in found.items() if not key.startswith("weight_")}
-        for kernel, weight, nlpd in zip(self.kernels, self.weights.tolist(), self._foretold.tolist(), strict=True):
-            found[f"weight_{kernel}"] = weight
-            if not math.isnan(nlpd):
-                found[f"foretold_nlpd_{kernel}"] = nlpd
+        found |= {f"weight_{kernel}": w for kernel, w in zip(self.kernels, self.weights.tolist(), strict=True)}
+        if len(self._foretold):
+            scores = zip(self.kernels, self._foretold.tolist(), strict=True)
+            found |= {f"foretold_nlpd_{kernel}": nlpd for kernel, nlpd in scores}
         return found
 
 
