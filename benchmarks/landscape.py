@@ -1,12 +1,16 @@
-"""A fully measured landscape: what a discovery benchmark asks for labels.
+"""What a discovery benchmark asks for labels: landscapes of fixed-length sequences, measured or computed.
 
-Reads and checks tables; protocols and methods belong in `discovery.py` and `rivals.py`.
+Protocols (how many calls, from which start) belong in `tasks.py`, methods in `rivals*.py`. The computed
+landscapes have files of their own: `rna.py`, `ehrlich.py`, `two_motifs.py`.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,9 +20,86 @@ from flowscout.loop.metrics import Image, reverse_complement
 from flowscout.loop.oracles import read_table
 
 
+class Landscape(Protocol):
+    """Scores of sequences of one length.
+
+    `image` is the reverse complement if both strands score alike. `floor` is what nothing scores below, as
+    far as is known. `table` holds every score where the landscape can be enumerated, else it is None.
+    """
+
+    @property
+    def name(self) -> str:
+        """What tables and messages call it."""
+        ...
+
+    @property
+    def alphabet(self) -> str:
+        """The letters, each once."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """The number of letters of every sequence."""
+        ...
+
+    @property
+    def image(self) -> Image | None:
+        """The reverse complement, where it is the same object."""
+        ...
+
+    @property
+    def floor(self) -> float:
+        """The score of a place that nothing was found for."""
+        ...
+
+    @property
+    def table(self) -> Mapping[str, float] | None:
+        """Every score, in alphabetical order of the sequences, or None."""
+        ...
+
+    def holds(self, item: str) -> bool:
+        """Tell whether the landscape has a score for `item`."""
+        ...
+
+    def score(self, items: Sequence[str]) -> list[float]:
+        """Return the scores of items that it holds, order kept. The same item has the same score."""
+        ...
+
+
+class ComputedLandscape(ABC):
+    """A landscape too large for a table: every string of the right letters has a score, computed once."""
+
+    table: Mapping[str, float] | None = None
+
+    def __init__(self, name: str, alphabet: str, length: int, *, image: Image | None = None) -> None:
+        self.name, self.alphabet, self.length, self.image = name, alphabet, length, image
+        self.floor = 0.0
+        self._known: dict[str, float] = {}
+
+    def holds(self, item: str) -> bool:
+        """Tell whether `item` has the length and letters of the landscape."""
+        return len(item) == self.length and set(item) <= set(self.alphabet)
+
+    def score(self, items: Sequence[str]) -> list[float]:
+        """Return the scores of `items`, order kept; each is computed when it is first asked for."""
+        fresh = [item for item in dict.fromkeys(items) if item not in self._known]
+        if fresh:
+            self._known.update(zip(fresh, self.compute(fresh), strict=True))
+        return [self._known[item] for item in items]
+
+    @abstractmethod
+    def compute(self, items: Sequence[str]) -> list[float]:
+        """Return the scores of distinct `items`, order kept."""
+
+    def random(self, rng: np.random.Generator, n: int) -> list[str]:
+        """Return `n` sequences drawn uniformly, repeats possible."""
+        codes = rng.integers(len(self.alphabet), size=(n, self.length))
+        return ["".join(self.alphabet[code] for code in row) for row in codes]
+
+
 @dataclass(frozen=True)
-class Landscape:
-    """Scores of fixed-length sequences; `image` is the reverse complement if both strands score alike."""
+class TableLandscape:
+    """A fully measured landscape, or a part of one."""
 
     name: str
     scores: dict[str, float]
@@ -32,17 +113,35 @@ class Landscape:
         return sorted(self.scores)
 
     @cached_property
-    def minimum(self) -> float:
+    def table(self) -> dict[str, float]:
+        """Every score, in alphabetical order of the sequences."""
+        return {item: self.scores[item] for item in self.sequences}
+
+    @cached_property
+    def floor(self) -> float:
         """The least score."""
         return min(self.scores.values())
 
+    @cached_property
+    def lower_half(self) -> list[str]:
+        """The sequences that score below the median, in alphabetical order."""
+        median = float(np.median(list(self.scores.values())))
+        return [item for item in self.sequences if self.scores[item] < median]
+
+    def holds(self, item: str) -> bool:
+        """Tell whether `item` was measured."""
+        return item in self.scores
+
+    def score(self, items: Sequence[str]) -> list[float]:
+        """Return the measured scores of `items`, order kept."""
+        return [self.scores[item] for item in items]
+
     def start(self, rng: np.random.Generator, n: int) -> list[str]:
-        """Return `n` different sequences drawn at random from those that score below the median.
+        """Return `n` different sequences drawn at random from the lower half.
 
         Raises: LabelError if there are fewer.
         """
-        median = float(np.median(list(self.scores.values())))
-        lower = [item for item in self.sequences if self.scores[item] < median]
+        lower = self.lower_half
         if len(lower) < n:
             raise LabelError(
                 f"{self.name} has {len(lower)} sequences below its median, expected at least {n} to start "
@@ -51,13 +150,13 @@ class Landscape:
         return [lower[i] for i in rng.choice(len(lower), size=n, replace=False)]
 
 
-def load_six6() -> Landscape:
+def load_six6() -> TableLandscape:
     """Return the SIX6 landscape of the package data: all 65,536 DNA 8-mers."""
     with resources.as_file(resources.files("flowscout.data") / "tfbind8_six6.csv.gz") as path:
         return load_table(path, name="six6")
 
 
-def load_table(path: Path, *, name: str) -> Landscape:
+def load_table(path: Path, *, name: str) -> TableLandscape:
     """Read a table of columns `sequence,score`, of any one length and any alphabet.
 
     Raises: LabelError, in one line, for a file that cannot be read, missing columns, scores that are not
@@ -74,7 +173,7 @@ def load_table(path: Path, *, name: str) -> Landscape:
     _check_sequences(path, sequences)
     by_sequence = dict(zip(sequences, scores, strict=True))
     alphabet = "".join(sorted(set().union(*sequences)))
-    return Landscape(
+    return TableLandscape(
         name=name,
         scores=by_sequence,
         alphabet=alphabet,

@@ -8,12 +8,13 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from landscape import Landscape
 
 from flowscout.loop.metrics import (
     Image,
     distinct_hits,
-    mean_least_distance,
+    edit_distances,
     mean_pairwise_distance,
     true_top,
     true_top_found,
@@ -22,15 +23,28 @@ from flowscout.loop.metrics import (
 N_TOP = 128
 N_AUC = 10
 N_TRUE_TOP = 100
-HIT = 0.9
+_CHUNK = 2_000  # initial objects compared at once: bounds the memory of 32,768 of them
+
+
+@dataclass(frozen=True)
+class HitRule:
+    """What is a hit, by its score, and from which Hamming distance on two hits are distinct."""
+
+    threshold: float = 0.9
+    distance: int = 3
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One run's figures; `distinct_hits_shifted` also takes hits within two places' shift for one."""
+    """One run's figures; `distinct_hits_shifted` also takes hits within two places' shift for one.
+
+    `max` is the best score found, `best` the best known at the end, initial objects included.
+    `true_top100_found` is None where the landscape cannot be enumerated.
+    """
 
     calls: int
     max: float
+    best: float
     mean_top128: float
     top10: float
     auc_top10: float
@@ -39,71 +53,130 @@ class Figures:
     diversity: float
     novelty: float
     duplicates: int
-    true_top100_found: int
+    true_top100_found: int | None
 
 
-def measure(landscape: Landscape, initial: Sequence[str], calls: Sequence[str]) -> Figures:
+@dataclass(frozen=True)
+class Curves:
+    """Figures after each round: calls made so far, and what they have found."""
+
+    curve_calls: list[int]
+    curve_best: list[float]
+    curve_top128: list[float]
+    curve_hits: list[int]
+
+
+def measure(
+    landscape: Landscape, initial: Sequence[str], calls: Sequence[str], *, hit: HitRule | None = None
+) -> Figures:
     """Return the figures of `calls`, in the order in which they were made.
 
     Only queried objects count. A call that repeats an earlier one or an initial object, or asks for what the
     landscape does not hold, finds nothing. Where fewer than 128 (or 10) objects were found, the empty places
-    score the landscape's minimum: a method cannot raise its mean by wasting calls.
+    score the landscape's floor: a method cannot raise its mean by wasting calls.
     """
     found, duplicates = _found(landscape, initial, calls)
     ranked = sorted(found, key=lambda item: (-found[item], item))
-    image, floor = landscape.image, landscape.minimum
+    image, floor, table = landscape.image, landscape.floor, landscape.table
+    rule = hit or HitRule()
     return Figures(
         calls=len(calls),
         max=max(found.values(), default=floor),
-        mean_top128=_padded_mean([found[item] for item in ranked[:N_TOP]], N_TOP, floor),
-        top10=_padded_mean([found[item] for item in ranked[:N_AUC]], N_AUC, floor),
+        best=_best(landscape, initial, found),
+        mean_top128=_mean_top(found, N_TOP, floor),
+        top10=_mean_top(found, N_AUC, floor),
         auc_top10=auc_top(landscape, initial, calls, N_AUC),
-        distinct_hits=len(distinct_hits(found, threshold=HIT, image=image)),
-        distinct_hits_shifted=len(distinct_hits(found, threshold=HIT, image=image, max_shift=2)),
+        distinct_hits=_n_distinct(found, rule, image),
+        distinct_hits_shifted=_n_distinct(found, rule, image, max_shift=2),
         diversity=mean_pairwise_distance(ranked[:N_TOP], image=image),
-        novelty=mean_least_distance(ranked[:N_TOP], initial, image=image),
+        novelty=_novelty(ranked[:N_TOP], initial, image),
         duplicates=duplicates,
-        true_top100_found=true_top_found(found, true_top(landscape.scores, N_TRUE_TOP, image=image), image=image),
+        true_top100_found=None
+        if table is None
+        else true_top_found(found, true_top(table, N_TRUE_TOP, image=image), image=image),
     )
+
+
+def follow(
+    landscape: Landscape,
+    initial: Sequence[str],
+    batches: Sequence[Sequence[str]],
+    *,
+    hit: HitRule | None = None,
+) -> Curves:
+    """Return the figures after each batch of calls."""
+    rule = hit or HitRule()
+    calls: list[str] = []
+    curves = Curves([], [], [], [])
+    for batch in batches:
+        calls += batch
+        found, _ = _found(landscape, initial, calls)
+        curves.curve_calls.append(len(calls))
+        curves.curve_best.append(_best(landscape, initial, found))
+        curves.curve_top128.append(_mean_top(found, N_TOP, landscape.floor))
+        curves.curve_hits.append(_n_distinct(found, rule, landscape.image))
+    return curves
 
 
 def auc_top(landscape: Landscape, initial: Sequence[str], calls: Sequence[str], n: int) -> float:
     """Return the mean over calls of the mean of the best `n` found so far (of all, while fewer)."""
-    seen = set(initial)
+    found, _ = _found(landscape, initial, calls)
+    seen: set[str] = set()
     best: list[float] = []
     total = 0.0
     for item in calls:
-        if item not in seen and item in landscape.scores:
-            heapq.heappush(best, landscape.scores[item])
+        if item in found and item not in seen:
+            seen.add(item)
+            heapq.heappush(best, found[item])
             if len(best) > n:
                 heapq.heappop(best)
-        seen.add(item)
-        total += sum(best) / len(best) if best else landscape.minimum
-    return total / len(calls) if calls else landscape.minimum
+        total += sum(best) / len(best) if best else landscape.floor
+    return total / len(calls) if calls else landscape.floor
 
 
-def ceiling(landscape: Landscape, *, image: Image | None = None) -> float:
-    """Return the mean of the best 128 scores: no method can do better.
+def ceiling(landscape: Landscape, *, image: Image | None = None) -> float | None:
+    """Return the mean of the best 128 scores, which no method can beat; None where they are not known.
 
     With `image` an object and its image are bought once between them, as by a method that is told so.
     """
-    values = sorted((v for s, v in landscape.scores.items() if image is None or s <= image(s)), reverse=True)
-    return _padded_mean(values[:N_TOP], N_TOP, landscape.minimum)
+    if landscape.table is None:
+        return None
+    kept = {item: v for item, v in landscape.table.items() if image is None or item <= image(item)}
+    return _mean_top(kept, N_TOP, landscape.floor)
 
 
 def _found(landscape: Landscape, initial: Sequence[str], calls: Sequence[str]) -> tuple[dict[str, float], int]:
     """Return the objects found, with their scores, and the number of repeated calls."""
     seen = set(initial)
-    found: dict[str, float] = {}
+    fresh: list[str] = []
     duplicates = 0
     for item in calls:
         if item in seen:
             duplicates += 1
-        elif item in landscape.scores:
-            found[item] = landscape.scores[item]
+        elif landscape.holds(item):
+            fresh.append(item)
         seen.add(item)
-    return found, duplicates
+    return dict(zip(fresh, landscape.score(fresh), strict=True)), duplicates
 
 
-def _padded_mean(values: Sequence[float], n: int, floor: float) -> float:
-    return (sum(values) + floor * (n - len(values))) / n
+def _best(landscape: Landscape, initial: Sequence[str], found: dict[str, float]) -> float:
+    return max([*found.values(), *landscape.score(initial)], default=landscape.floor)
+
+
+def _mean_top(scores: dict[str, float], n: int, floor: float) -> float:
+    best = heapq.nlargest(n, scores.values())
+    return (sum(best) + floor * (n - len(best))) / n
+
+
+def _n_distinct(found: dict[str, float], hit: HitRule, image: Image | None, *, max_shift: int = 0) -> int:
+    kept = distinct_hits(found, threshold=hit.threshold, distance=hit.distance, image=image, max_shift=max_shift)
+    return len(kept)
+
+
+def _novelty(items: Sequence[str], initial: Sequence[str], image: Image | None) -> float:
+    """Return the mean over `items` of the least edit distance to `initial`; 0 if either is empty."""
+    if not items or not initial:
+        return 0.0
+    chunks = [initial[i : i + _CHUNK] for i in range(0, len(initial), _CHUNK)]
+    least = np.min([edit_distances(items, chunk, image=image).min(axis=1) for chunk in chunks], axis=0)
+    return float(least.mean())

@@ -2,8 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
-from landscape import Landscape, load_six6
-from metrics import auc_top, ceiling, measure
+from landscape import TableLandscape, load_six6
+from metrics import HitRule, auc_top, ceiling, follow, measure
 
 from flowscout.loop.metrics import (
     canonical,
@@ -18,13 +18,13 @@ from flowscout.loop.metrics import (
 
 
 @pytest.fixture(scope="module")
-def six6() -> Landscape:
+def six6() -> TableLandscape:
     return load_six6()
 
 
-def small(scores: dict[str, float], image=None) -> Landscape:
+def small(scores: dict[str, float], image=None) -> TableLandscape:
     letters = "".join(sorted(set("".join(scores))))
-    return Landscape("small", scores, letters, len(next(iter(scores))), image)
+    return TableLandscape("small", scores, letters, len(next(iter(scores))), image)
 
 
 def brute_levenshtein(a: str, b: str) -> int:
@@ -116,12 +116,43 @@ def test_repeats_count_as_calls_and_find_nothing():
     assert figures.diversity == 2.0
     assert figures.novelty == 1.0
     assert figures.true_top100_found == 2
+    assert figures.best == 1.0
+
+
+def test_rule_of_a_task_says_what_a_hit_is():
+    landscape = small({"AAA": 0.2, "AAC": 0.8, "ACC": 0.7, "CCC": 0.6})
+    calls = ["AAC", "ACC", "CCC"]
+    assert measure(landscape, ["AAA"], calls, hit=HitRule(0.6, 1)).distinct_hits == 3
+    assert measure(landscape, ["AAA"], calls, hit=HitRule(0.6, 2)).distinct_hits == 2
+    assert measure(landscape, ["AAA"], calls, hit=HitRule(0.65, 2)).distinct_hits == 1
+    assert measure(landscape, ["AAA"], calls).distinct_hits == 0
+
+
+def test_curves_end_at_the_figures_of_the_run():
+    landscape = small({"AA": 0.95, "AC": 0.4, "CA": 1.0, "CC": 0.0})
+    batches = [["AC", "AC"], [], ["CA", "CC"]]
+    curves = follow(landscape, ["AA"], batches, hit=HitRule(0.9, 1))
+    assert curves.curve_calls == [2, 2, 4]
+    assert curves.curve_best == [0.95, 0.95, 1.0]
+    assert curves.curve_hits == [0, 0, 1]
+    assert curves.curve_top128 == pytest.approx([0.4 / 128, 0.4 / 128, 1.4 / 128])
+    end = measure(landscape, ["AA"], [item for batch in batches for item in batch], hit=HitRule(0.9, 1))
+    assert (curves.curve_best[-1], curves.curve_hits[-1]) == (end.best, end.distinct_hits)
+    assert curves.curve_top128[-1] == end.mean_top128
+
+
+def test_novelty_of_many_initial_objects_is_that_of_all_at_once():
+    six6 = load_six6()
+    initial, calls = six6.sequences[:4_500], six6.sequences[60_000:60_020]
+    novelty = measure(six6, initial, calls).novelty
+    assert novelty == mean_least_distance(calls, initial, image=six6.image)
 
 
 def test_initial_objects_are_not_found():
     landscape = small({"AA": 1.0, "AC": 0.4})
     figures = measure(landscape, ["AA"], ["AC"])
     assert figures.max == 0.4
+    assert figures.best == 1.0  # but known at the end
     assert measure(landscape, ["AA"], []).max == 0.4  # the minimum, where nothing was found
 
 
