@@ -94,10 +94,13 @@ class ProposerSection(_Section):
 
 
 class BatchSection(_Section):
-    """How many are measured in a round, and which share of them is spent far from all that is good."""
+    """How many are measured in a round, and which share of them elsewhere than where the best lie.
+
+    `explore: early` spends half of the first rounds so, and nothing of the later ones.
+    """
 
     size: int = Field(ge=1)
-    explore: float = Field(default=0.0, ge=0, le=1)
+    explore: Annotated[float, Field(ge=0, le=1)] | Literal["early"] = 0.0
 
 
 class BudgetSection(_Section):

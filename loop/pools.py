@@ -9,9 +9,10 @@ from torch import Generator, Tensor
 
 from flowscout.db import Decision, ProposalRecord, RoundRecord, SamplerRecord
 from flowscout.loop.beliefs import make_proposer
-from flowscout.loop.proposers import Problem, uniform_states
+from flowscout.loop.exploration import elsewhere, explore_share
+from flowscout.loop.proposers import LocalSearchProposer, Problem, uniform_states
 from flowscout.loop.seeds import derive_seed
-from flowscout.loop.selection import most_dissimilar, thompson_batch
+from flowscout.loop.selection import thompson_batch
 from flowscout.loop.spaces.protocol import EditableSpace
 from flowscout.loop.workbench import Workbench
 from flowscout.surrogates import Surrogate
@@ -27,8 +28,8 @@ LOOK_THROUGH = 2**17
 
 _MAX_CHUNKS = 4
 
-N_ELITES = 32
-"""From how many of the best labelled objects an exploring candidate is to be far."""
+EXPLORED = "explore"
+"""The origin of what was looked for outside the mode of the best."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ def draw_pool(bench: Workbench, record: RoundRecord, run: SamplerRecord, problem
     """
     known = bench.history.measurements.known_keys(bench.campaign.id)
     pool = Pool(bench.space, known)
+    if problem is not None:
+        _explore(bench, record, pool, problem)
+    n_explored = len(pool)
     target = min(POOL_PER_SLOT * bench.config.batch.size, bench.space.size - len(known), MAX_POOL)
     if problem is not None:
         proposer = make_proposer(bench, run.kind)
@@ -89,10 +93,30 @@ def draw_pool(bench: Workbench, record: RoundRecord, run: SamplerRecord, problem
             seed = derive_seed(record.seed, "pool", chunk)
             samples = proposer.draw(problem, tensors, 4 * target, seed=seed)
             pool.take(samples.states, origin=run.kind, log_prob=samples.log_prob)
-            if len(pool) >= target:
+            if len(pool) >= target + n_explored:
                 return pool
-    _top_up(bench, record, pool, target)
+    _top_up(bench, record, pool, target + n_explored)
     return pool
+
+
+def _explore(bench: Workbench, record: RoundRecord, pool: Pool, problem: Problem) -> None:
+    """Take objects outside the mode of the best into the pool, found by local search on the same acquisition."""
+    n_far = n_elsewhere(bench, record)
+    if n_far == 0:
+        return
+    reward = elsewhere(bench.space, problem.reward, problem.labelled)
+    seed = derive_seed(record.seed, "explore")
+    found = (
+        LocalSearchProposer()
+        .draw(replace(problem, reward=reward), {}, 2 * POOL_PER_SLOT * n_far, seed=seed)
+        .states
+    )
+    pool.take(found[~reward.barred(found)], origin=EXPLORED)
+
+
+def n_elsewhere(bench: Workbench, record: RoundRecord) -> int:
+    """Return how many of the batch are chosen outside the mode of the best."""
+    return round(explore_share(bench.config.batch.explore, record.number) * bench.config.batch.size)
 
 
 def _top_up(bench: Workbench, record: RoundRecord, pool: Pool, target: int) -> None:
@@ -119,19 +143,22 @@ def select_batch(
 ) -> list[ProposalRecord]:
     """Return a proposal for every drawn object, the batch ranked from 1.
 
-    A share of the batch is taken far from the best labelled objects, the rest by Thompson sampling.
+    Each place takes the best of a posterior draw of its own, the explored places among what was explored.
     """
     size = min(bench.config.batch.size, len(drawn))
     if surrogate is None or problem is None:
         return [_proposal(one, rank=i + 1 if i < size else None) for i, one in enumerate(drawn)]
     states = bench.space.parse([one.text for one in drawn], bench.device)
     X = problem.reward.features(states)
-    elites = problem.labelled[torch.arange(min(N_ELITES, len(problem.labelled)))]
-    n_far = round(bench.config.batch.explore * size)
-    far = most_dissimilar(bench.space, states, elites, n_far)
     generator = Generator().manual_seed(derive_seed(record.seed, "select"))
-    near = thompson_batch(surrogate, X, size, generator=generator)
-    chosen = [*far, *(i for i in near if i not in far)][:size]
+    far = [i for i, one in enumerate(drawn) if one.origin == EXPLORED]
+    near = [i for i, one in enumerate(drawn) if one.origin != EXPLORED]
+    n_far = min(n_elsewhere(bench, record), len(far))
+    chosen = [
+        rows[i]
+        for rows, n in ((far, n_far), (near, size - n_far))
+        for i in thompson_batch(surrogate, X[rows], n, generator=generator)
+    ]
     ranks = {index: rank for rank, index in enumerate(chosen, start=1)}
     values = problem.reward.values(states)
     log_rewards = problem.reward.of_values(values).tolist()

@@ -20,8 +20,8 @@ Symmetry = Callable[[Tensor], Tensor]
 
 KernelName = Literal["product", "additive", "pairs", "mixture"]
 
-MAX_PAIRS = 8_192
-"""The most features of `GappedPairKernel`: bounds its memory at 270 MB for 4,096 objects."""
+MAX_PAIRS = 2_048
+"""The most features of `GappedPairKernel`: bounds its memory at 34 MB for 4,096 objects, and its time."""
 
 Prepared = Any
 """What a kernel reads of codes, row by row: tensors `... x n x F`, or tuples of such."""
@@ -130,7 +130,7 @@ class GappedPairKernel(Kernel):  # type: ignore[misc]
         return _forward(self, x1, x2, diag=diag)
 
     def prepare(self, x: Tensor, n_levels: int) -> Prepared:
-        """Return the presence of each pair, divided by the root of their number: `... x n x F`."""
+        """Return the presence of each pair, float32 `... x n x F`, and the root of their number, `... x n x 1`."""
         length = x.shape[-1]
         first, second = torch.triu_indices(length, length, offset=1, device=x.device)
         gap = second - first
@@ -138,20 +138,21 @@ class GappedPairKernel(Kernel):  # type: ignore[misc]
         first, second, gap = first[near], second[near], gap[near]
         codes, n_gaps = x.long(), max(1, min(self.max_gap, length - 1))
         place = ((gap - 1) * n_levels + codes[..., first]) * n_levels + codes[..., second]
-        found = torch.zeros(*codes.shape[:-1], n_gaps * n_levels**2, dtype=x.dtype, device=x.device)
-        found.scatter_(-1, place, 1.0)
         if length == 1:
-            return torch.cat([found, torch.ones_like(found[..., :1])], dim=-1)  # no pair: all are alike
-        return found / found.sum(-1, keepdim=True).sqrt()
+            place = torch.zeros_like(codes)  # no pair: all are alike
+        # float32 counts pairs exactly, in half the time of float64.
+        found = torch.zeros(*codes.shape[:-1], n_gaps * n_levels**2, dtype=torch.float32, device=x.device)
+        found.scatter_(-1, place, 1.0)
+        return found, found.sum(-1, keepdim=True).to(x.dtype).sqrt()
 
     def compare(self, a: Prepared, b: Prepared) -> Tensor:
         """Return the covariance, `... x n x m`."""
-        covariance: Tensor = (a @ b.mT).square()
+        covariance: Tensor = ((a[0] @ b[0].mT) / a[1] / b[1].mT).square()
         return covariance
 
     def aligned(self, a: Prepared, b: Prepared) -> Tensor:
         """Return the covariance of each row of `a` with the same row of `b`, `... x n`."""
-        covariance: Tensor = (a * b).sum(-1).square()
+        covariance: Tensor = ((a[0] * b[0]).sum(-1, keepdim=True) / a[1] / b[1]).square().squeeze(-1)
         return covariance
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator
 
-from flowscout.loop.selection import most_dissimilar, thompson_batch
+from flowscout.loop.selection import thompson_batch
 from flowscout.loop.spaces import SequenceSpace
 from flowscout.surrogates import ExactGP
 
@@ -36,11 +36,3 @@ def test_thompson_sampling_prefers_what_is_believed_to_be_good() -> None:
 def test_a_pool_smaller_than_the_batch_is_taken_whole() -> None:
     X = SPACE.features(SPACE.enumerate()[torch.arange(3)])
     assert sorted(thompson_batch(surrogate(), X, 5, generator=Generator().manual_seed(0))) == [0, 1, 2]
-
-
-def test_the_most_dissimilar_are_far_from_the_elites_and_from_each_other() -> None:
-    elites = SPACE.parse(["AAAA", "AAAC"])
-    candidates = SPACE.parse(["AAAG", "CCGG", "CCGT", "GGTT", "AACC"])
-    chosen = most_dissimilar(SPACE, candidates, elites, 2)
-    assert chosen == [1, 3]  # CCGT is as far from the elites as CCGG, but next to it
-    assert most_dissimilar(SPACE, candidates, elites, 0) == []
