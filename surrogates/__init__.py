@@ -18,6 +18,8 @@ from flowscout.surrogates.greedy import dpp_batch, greedy_batch
 from flowscout.surrogates.kernels import HammingKernel, SymmetricKernel, Symmetry
 from flowscout.surrogates.linear import PairwiseLinear
 from flowscout.surrogates.noise import PooledLabels, pool_replicates
+from flowscout.surrogates.numeric import numeric_surrogate
+from flowscout.surrogates.numeric_kernels import TanimotoKernel
 from flowscout.surrogates.pending import PendingBelief, condition_on
 from flowscout.surrogates.posterior_draw import HasPaths, thompson
 from flowscout.surrogates.protocol import Surrogate
@@ -41,6 +43,7 @@ __all__ = [
     "Surrogate",
     "SymmetricKernel",
     "Symmetry",
+    "TanimotoKernel",
     "TrainingOptions",
     "censored_sites",
     "condition_on",
@@ -50,6 +53,7 @@ __all__ = [
     "leave_one_out",
     "log_ei",
     "max_value_entropy",
+    "numeric_surrogate",
     "pool_replicates",
     "prior_weights",
     "q_log_ei",
