@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowscout.loop.spaces.alphabets import SequenceRules
+    from flowscout.loop.spaces.catalogue import CatalogueSpace, CatalogueState
     from flowscout.loop.spaces.dag import DagSpace, DagState
     from flowscout.loop.spaces.grid import GridSpace, GridState
     from flowscout.loop.spaces.growth import SequenceState
+    from flowscout.loop.spaces.listing import Listing
     from flowscout.loop.spaces.protocol import EditableSpace, Space, State
     from flowscout.loop.spaces.records import PerDevice, TensorRecord
     from flowscout.loop.spaces.sequence import SequenceSpace
     from flowscout.loop.spaces.subset import SubsetSpace, SubsetState
 
 __all__ = [
+    "CatalogueSpace",
+    "CatalogueState",
     "DagSpace",
     "DagState",
     "EditableSpace",
     "GridSpace",
     "GridState",
+    "Listing",
     "PerDevice",
     "SequenceRules",
     "SequenceSpace",
@@ -35,11 +40,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CatalogueSpace": "flowscout.loop.spaces.catalogue",
+    "CatalogueState": "flowscout.loop.spaces.catalogue",
     "DagSpace": "flowscout.loop.spaces.dag",
     "DagState": "flowscout.loop.spaces.dag",
     "EditableSpace": "flowscout.loop.spaces.protocol",
     "GridSpace": "flowscout.loop.spaces.grid",
     "GridState": "flowscout.loop.spaces.grid",
+    "Listing": "flowscout.loop.spaces.listing",
     "PerDevice": "flowscout.loop.spaces.records",
     "SequenceRules": "flowscout.loop.spaces.alphabets",
     "SequenceSpace": "flowscout.loop.spaces.sequence",
