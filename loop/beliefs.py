@@ -24,8 +24,9 @@ from flowscout.loop.proposers import (
 )
 from flowscout.loop.rewards import FrozenReward, freeze_reward
 from flowscout.loop.seeds import derive_seed
+from flowscout.loop.spaces import CatalogueSpace, EditableSpace
 from flowscout.loop.workbench import Workbench
-from flowscout.surrogates import AveragedGP, ExactGP, Surrogate, prior_weights, ucb
+from flowscout.surrogates import AveragedGP, ExactGP, Surrogate, numeric_surrogate, prior_weights, ucb
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +43,18 @@ def training_set(bench: Workbench, *, upto_seq: int | None = None) -> TrainingSe
 
 def tensors(bench: Workbench, data: TrainingSet) -> tuple[Tensor, Tensor]:
     """Return features and labels, `n x d` and `n x 1`, in the order of candidate keys; larger is better."""
-    X = bench.space.features(bench.space.parse([row.object for row in data.rows]))
+    space: EditableSpace[Any] = bench.space
+    X = space.features(space.parse([row.object for row in data.rows]))
     Y = torch.tensor([[bench.sign * row.value] for row in data.rows], dtype=torch.float64)
     return X, Y
 
 
 def new_surrogate(bench: Workbench) -> Surrogate:
     """Return an unfitted surrogate for the campaign's space."""
-    section, levels, symmetry = bench.config.surrogate, len(bench.space.rules.letters), bench.space.symmetry
+    space, section = bench.space, bench.config.surrogate
+    if isinstance(space, CatalogueSpace):
+        return numeric_surrogate("tanimoto" if space.metric == "tanimoto" else "matern")
+    levels, symmetry = len(space.rules.letters), space.symmetry
     if section.type == "gp":
         return ExactGP(kernel=section.kernel, levels=levels, symmetry=symmetry)
     return AveragedGP(prior_weights(levels), levels=levels, symmetry=symmetry)

@@ -16,7 +16,8 @@ from flowscout.errors import CampaignBusyError, ConfigError, LabelError, StateEr
 from flowscout.loop.config import CampaignConfig, CampaignFile, database_url, read_campaign_file
 from flowscout.loop.oracles import Oracle, build_oracle, numbers, read_table
 from flowscout.loop.spaces.alphabets import SequenceRules
-from flowscout.loop.workbench import Workbench, hold_campaign, register
+from flowscout.loop.spaces.listing import Listing
+from flowscout.loop.workbench import Workbench, hold_campaign, register, rules_of
 from flowscout.version import __version__
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Campaign:
             ObjectError: an object is not in the space.
         """
         bench = self._bench
-        records = read_labels(data, bench.config, source=source)
+        records = read_labels(data, bench.config, folder=Path(bench.version.folder), source=source)
         told = bench.history.measurements.add(bench.campaign.id, records, actor=actor or _user())
         self._complete_if_possible()
         return told
@@ -202,14 +203,17 @@ def check_campaign_file(path: Path) -> tuple[CampaignFile, Oracle]:
         OracleImportError, LabelError: its oracle cannot be had.
     """
     file = read_campaign_file(path)
+    rules_of(file.config, file.folder)
     section, objective = file.config.oracle.model_dump(), file.config.objective.name
     return file, build_oracle(section, folder=file.folder, property=objective)
 
 
 def read_labels(
-    data: "pd.DataFrame | str | Path", config: CampaignConfig, *, source: str | None = None
+    data: "pd.DataFrame | str | Path", config: CampaignConfig, *, folder: Path, source: str | None = None
 ) -> list[MeasurementRecord]:
     """Return what `Campaign.tell` is told as measurements, every row checked. Nothing is written.
+
+    `folder` is that of the campaign file.
 
     Raises:
         LabelError: a value is not a finite number, a column is missing, or the table cannot be read.
@@ -222,12 +226,12 @@ def read_labels(
             raise LabelError(f"no file {str(path)!r}; check the path of the table to tell.")
         source = source or path.name
         data = read_table(path)
-    rules, prop = config.space.rules, config.objective.name
+    rules, prop = rules_of(config, folder), config.objective.name
     return _records(data, rules, prop=prop, source=source or "told", where=where)
 
 
 def _records(
-    data: "pd.DataFrame", rules: SequenceRules, *, prop: str, source: str, where: str
+    data: "pd.DataFrame", rules: SequenceRules | Listing, *, prop: str, source: str, where: str
 ) -> list[MeasurementRecord]:
     """Return a table's rows as measurements, every one of them checked."""
     column = next((name for name in OBJECT_COLUMNS if name in data.columns), None)

@@ -36,6 +36,20 @@ class SequenceSection(_Section):
         return SequenceRules(self.alphabet, self.length, self.strand)
 
 
+class CatalogueSection(_Section):
+    """A list that can be bought, a CSV file beside the campaign file; `object` is its column of names.
+
+    `features` are the columns that the surrogate learns from: by default every numeric one but the objective's.
+    `metric: tanimoto` is for counts and fingerprints.
+    """
+
+    type: Literal["catalogue"]
+    path: str
+    object: str | None = None
+    features: list[str] | None = Field(default=None, min_length=1)
+    metric: Literal["euclid", "tanimoto"] = "euclid"
+
+
 class ObjectiveSection(_Section):
     """A property to be made large or small."""
 
@@ -110,6 +124,8 @@ class BudgetSection(_Section):
     cost: float | None = Field(default=None, ge=0)
 
 
+SpaceSection = Annotated[SequenceSection | CatalogueSection, Field(discriminator="type")]
+
 OracleSection = Annotated[TableSection | CallableSection | LabSection, Field(discriminator="type")]
 
 
@@ -117,7 +133,7 @@ class CampaignConfig(_Section):
     """A campaign file."""
 
     campaign: str = Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    space: SequenceSection
+    space: SpaceSection
     objectives: list[ObjectiveSection] = Field(min_length=1)
     oracle: OracleSection
     surrogate: SurrogateSection = SurrogateSection()
@@ -141,13 +157,25 @@ class CampaignConfig(_Section):
                 f"{len(self.objectives)} objectives came, expected one: campaigns of several objectives are "
                 "not supported yet"
             )
-        size = self.space.rules.size
-        if self.batch.size > size:
+        if isinstance(self.space, SequenceSection):  # how long a catalogue is, only its file tells
+            complaint = self.too_large_for(self.space.rules.size)
+            if complaint is not None:
+                raise ValueError(complaint)
+        elif self.surrogate.type != "auto":
             raise ValueError(
-                f"batch.size is {self.batch.size}, larger than the space, which has {size} objects; "
-                "make the batch smaller or the space larger"
+                f"surrogate.type is {self.surrogate.type!r}, which learns from letters; a catalogue's "
+                "features are numbers, so leave it out: space.metric chooses the kernel"
             )
         return self
+
+    def too_large_for(self, size: int) -> str | None:
+        """Return why the batch does not fit into a space of so many objects, or None if it does."""
+        if self.batch.size <= size:
+            return None
+        return (
+            f"batch.size is {self.batch.size}, larger than the space, which has {size} objects; "
+            "make the batch smaller or the space larger"
+        )
 
     @property
     def objective(self) -> ObjectiveSection:

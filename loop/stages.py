@@ -23,7 +23,7 @@ from flowscout.db import (
     RoundState,
     SamplerRecord,
 )
-from flowscout.errors import OracleError, StateError, WorkError
+from flowscout.errors import OracleError, ShapeError, StateError, WorkError
 from flowscout.loop.beliefs import (
     foretell,
     load_surrogate,
@@ -134,8 +134,14 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
     warm_start = _warm_start(bench, parent)
     parent = None if warm_start is None else parent
     problem = make_problem(bench, record, fitted)
-    trained = proposer.train(problem, seed=seed, warm_start=warm_start)
-    if not trained.healthy and warm_start is not None:  # a stale start may be worse than none
+    trained = None
+    try:
+        trained = proposer.train(problem, seed=seed, warm_start=warm_start)
+    except ShapeError as error:  # a catalogue that grew since has another tree
+        if warm_start is None:
+            raise
+        logger.warning("no warm start: %s", error)
+    if trained is None or (not trained.healthy and warm_start is not None):  # a stale start may be worse than none
         warm_start, parent = None, None
         trained = proposer.train(problem, seed=seed, warm_start=None)
     kind = proposer.kind if trained.healthy else "local_search"

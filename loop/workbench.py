@@ -22,14 +22,38 @@ from flowscout.db import (
     this_owner,
 )
 from flowscout.errors import ConfigError, LeaseLostError
-from flowscout.loop.config import CampaignConfig, CampaignFile, parse_campaign
+from flowscout.loop.config import CampaignConfig, CampaignFile, SequenceSection, TableSection, parse_campaign
 from flowscout.loop.oracles import Oracle, build_oracle
+from flowscout.loop.spaces.alphabets import SequenceRules
+from flowscout.loop.spaces.listing import Listing, read_listing
 
 if TYPE_CHECKING:
     import torch
 
     from flowscout.loop.artefacts import ArtefactStore
-    from flowscout.loop.spaces import SequenceSpace
+    from flowscout.loop.spaces import CatalogueSpace, SequenceSpace
+
+
+def rules_of(config: CampaignConfig, folder: Path) -> SequenceRules | Listing:
+    """Return what is in a campaign's space, without tensors; a catalogue is read from `folder`.
+
+    Raises:
+        ConfigError: the catalogue cannot be read, holds what cannot be, or is smaller than a batch.
+    """
+    section = config.space
+    if isinstance(section, SequenceSection):
+        return section.rules
+    # What is to be learned is no feature to learn it from, where both stand in one file.
+    values = {objective.name for objective in config.objectives}
+    if isinstance(config.oracle, TableSection) and config.oracle.path == section.path and config.oracle.value:
+        values.add(config.oracle.value)
+    listing = read_listing(
+        folder / section.path, column=section.object, features=section.features, without=sorted(values)
+    )
+    complaint = config.too_large_for(listing.size)
+    if complaint is not None:
+        raise ConfigError(f"{complaint}.")
+    return listing
 
 
 class Tools:
@@ -39,12 +63,20 @@ class Tools:
         self._config, self._folder, self._files = config, folder, files
 
     @cached_property
-    def space(self) -> "SequenceSpace":
+    def rules(self) -> SequenceRules | Listing:
+        """What is in the space, without tensors."""
+        return rules_of(self._config, self._folder)
+
+    @cached_property
+    def space(self) -> "SequenceSpace | CatalogueSpace":
         """What can be built."""
-        from flowscout.loop.spaces import SequenceSpace
+        from flowscout.loop.spaces import CatalogueSpace, SequenceSpace
 
         section = self._config.space
-        return SequenceSpace(section.alphabet, section.length, strand=section.strand)
+        if isinstance(section, SequenceSection):
+            return SequenceSpace(section.alphabet, section.length, strand=section.strand)
+        assert isinstance(self.rules, Listing)
+        return CatalogueSpace.of_listing(self.rules, metric=section.metric)
 
     @cached_property
     def oracle(self) -> Oracle:
@@ -84,7 +116,7 @@ class Workbench:
     lease: Lease | None = None
 
     @property
-    def space(self) -> "SequenceSpace":
+    def space(self) -> "SequenceSpace | CatalogueSpace":
         """What can be built."""
         return self.tools.space
 

@@ -80,12 +80,13 @@ def init(
 def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
     """Check a campaign file and that its oracle can be had. Nothing is written or measured."""
     from flowscout.loop.campaign import check_campaign_file
+    from flowscout.loop.workbench import rules_of
 
     file, oracle = check_campaign_file(campaign)
     config, info = file.config, oracle.info
     found = {
         "campaign": config.campaign,
-        "objects": config.space.rules.size,
+        "objects": rules_of(config, file.folder).size,
         "objective": f"{config.objective.direction} {config.objective.name}",
         "oracle": info.name,
         "calls": config.batch.size * config.budget.rounds,

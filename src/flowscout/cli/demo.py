@@ -179,10 +179,12 @@ def _random_search(landscape: Landscape, n: int, seed: int) -> dict[str, float]:
 def _draw(found: "Campaign", landscape: Landscape, path: Path) -> Path:
     """Draw best-so-far and batch diversity, and return where the picture lies."""
     from flowscout.cli.picture import draw_campaign
+    from flowscout.loop.config import SequenceSection
 
     start = max(landscape.scores[text] for text in landscape.initial)
     ceiling = max(landscape.scores.values())
-    image = found.workbench.config.space.rules.image
+    space = found.workbench.config.space
+    image = space.rules.image if isinstance(space, SequenceSection) else None
     return draw_campaign(found.history(), path, value="escore", start=start, ceiling=ceiling, image=image)
 
 

@@ -27,7 +27,9 @@ def tell(
     from flowscout.loop.campaign import Campaign, check_campaign_file, read_labels
 
     file, _ = check_campaign_file(campaign)
-    read_labels(table, file.config, source=source)  # before a database is made for what cannot be told
+    read_labels(
+        table, file.config, folder=file.folder, source=source
+    )  # before a database is made for what cannot be told
     with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
         told = found.tell(table, source=source, actor=actor)
     if as_json:

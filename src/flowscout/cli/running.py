@@ -74,6 +74,7 @@ def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = Fal
     from flowscout.db import ObjectiveRecord
     from flowscout.flows import settings
     from flowscout.flows.runner import run_rounds
+    from flowscout.loop.config import SequenceSection
     from flowscout.loop.metrics import mean_pairwise_distance
 
     bench = found.workbench
@@ -84,7 +85,10 @@ def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = Fal
     def spread(number: int) -> float | None:
         record = bench.history.rounds.get(bench.campaign.id, number)
         batch = [p.object for p in bench.history.rounds.proposals(record.id, selected=True)]
-        return mean_pairwise_distance(batch, image=bench.config.space.rules.image) if len(batch) > 1 else None
+        section = bench.config.space
+        if len(batch) < 2 or not isinstance(section, SequenceSection):
+            return None
+        return mean_pairwise_distance(batch, image=section.rules.image)
 
     outcomes: list[dict[str, int | bool]] = []
 
