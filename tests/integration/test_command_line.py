@@ -14,7 +14,7 @@ import pytest
 
 from flowscout.cli import run
 
-COMMANDS = ("demo", "init", "validate", "run", "status", "best", "history", "tell", "ask")
+COMMANDS = ("demo", "init", "validate", "run", "status", "best", "history", "tell", "ask", "plot")
 RIGHT = """\
 campaign: binders
 seed: 3
@@ -117,7 +117,7 @@ def test_help_of_each_command_has_an_example(command, tmp_path):
     assert f"Example: flowscout {command} " in done(tmp_path, command, "--help")
 
 
-@pytest.mark.parametrize("command", ["validate", "run", "status", "tell", "ask"])
+@pytest.mark.parametrize("command", ["validate", "run", "status", "tell", "ask", "plot"])
 def test_missing_campaign_file_is_refused(command, tmp_path):
     labels = ["labels.csv"] if command == "tell" else []
     assert "'nowhere.yaml' cannot be read (No such file" in refused(tmp_path, command, "nowhere.yaml", *labels)

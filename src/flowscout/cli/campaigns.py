@@ -104,7 +104,7 @@ def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
 
 def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False) -> None:
     """Show where a campaign stands: its rounds, what waits, what was spent."""
-    with _opened(campaign, db) as (history_, record, objective):
+    with opened(campaign, db) as (history_, record, objective):
         found = history_.queries.status(record.id, objective.property, direction=objective.direction)
         holder = history_.campaigns.lease_holder(record.id)
     if as_json:
@@ -138,7 +138,7 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Show the best candidates measured so far, and the round that proposed each."""
-    with _opened(campaign, db) as (history_, record, objective):
+    with opened(campaign, db) as (history_, record, objective):
         rows = history_.queries.best(record.id, objective.property, direction=objective.direction, k=k)
     columns = ("rank", "object", "value", "count", "round", "candidate_id")
     title = f"best {len(rows)} by {objective.property}"
@@ -153,14 +153,14 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show every measurement with where it came from; with --json the whole provenance."""
-    with _opened(campaign, db) as (history_, record, _):
+    with opened(campaign, db) as (history_, record, _):
         rows = history_.queries.history(record.name, round_number=round_number, limit=limit)
     columns = ("seq", "round", "object", "property", "value", "predicted_mean", "predicted_sd", "source")
     print_rows(rows, as_json=as_json, title=f"history of {record.name}", columns=columns)
 
 
 @contextmanager
-def _opened(path: Path, db: str | None) -> Iterator[tuple[Any, Any, Any]]:
+def opened(path: Path, db: str | None) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the history of a campaign file, which must have been started, its campaign and its objective."""
     from flowscout.db import History, ObjectiveRecord
     from flowscout.loop.config import database_url, read_campaign_file
