@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from flowscout.loop.campaign import Campaign
     from flowscout.loop.gflownet import Behaviour, GFlowNet, TrainerSettings
     from flowscout.loop.oracles import Request, Result, oracle
-    from flowscout.loop.spaces import DagSpace, GridSpace, SequenceSpace, SubsetSpace
+    from flowscout.loop.spaces import CatalogueSpace, DagSpace, GridSpace, SequenceSpace, SubsetSpace
 
 __all__ = [
     "Behaviour",
     "Campaign",
+    "CatalogueSpace",
     "DagSpace",
     "GFlowNet",
     "GridSpace",
@@ -32,6 +33,7 @@ __all__ = [
 _HOMES = {
     "Behaviour": "flowscout.loop.gflownet",
     "Campaign": "flowscout.loop.campaign",
+    "CatalogueSpace": "flowscout.loop.spaces",
     "DagSpace": "flowscout.loop.spaces",
     "GFlowNet": "flowscout.loop.gflownet",
     "GridSpace": "flowscout.loop.spaces",

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from flowscout import DagSpace, GridSpace, SequenceSpace, SubsetSpace
+from flowscout import CatalogueSpace, DagSpace, GridSpace, SequenceSpace, SubsetSpace
 from flowscout.loop.gflownet.objectives import BackwardPolicy, Loss, Objective
 
 TEXT = (Path(__file__).parents[2] / "docs" / "engine.md").read_text()
@@ -41,6 +41,17 @@ def test_the_table_of_legal_combinations_is_that_of_the_code() -> None:
     for loss in get_args(Loss):
         rows.append(f"| `{loss}` | {' | '.join(legal(loss, column) for column in COLUMNS)} |")
     assert "\n".join(rows) in TEXT
+
+
+def test_a_catalogue_takes_what_a_sequence_takes() -> None:
+    catalogue = CatalogueSpace(["a", "b", "c"], [[0.0], [1.0], [2.0]])
+    for loss in get_args(Loss):
+        for policy in get_args(BackwardPolicy):
+            refused = [
+                Objective(loss, policy).refusal(space, partial_reward=True) is not None
+                for space in (SequenceSpace("dna", 4), catalogue)
+            ]
+            assert refused[0] == refused[1], (loss, policy)
 
 
 def test_the_exceptions_told_below_the_table_are_those_of_the_code() -> None:
