@@ -1,11 +1,11 @@
-"""Who proposes: samplers behind one protocol, each trained on a frozen reward and then drawn from.
+"""A GFlowNet as a proposer: a policy trained for the round's reward, and the check that it may be trusted.
 
-What is measured of their samples is decided in `loop.selection`.
+How a policy is trained belongs in `loop.gflownet`.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -14,6 +14,8 @@ from flowscout.loop.gflownet import Draw, Trainer, TrainerSettings, TrainingReco
 from flowscout.loop.gflownet import draw as draw_from
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.gflownet.trainer import make_policy
+from flowscout.loop.proposers.protocol import Problem, Samples, Trained
+from flowscout.loop.proposers.uniform import uniform_states
 from flowscout.loop.rewards import FrozenReward
 from flowscout.loop.spaces.protocol import EditableSpace
 from flowscout.surrogates import spearman
@@ -31,52 +33,6 @@ _EXPONENT_STEP = 1.8
 _MAX_ADJUSTMENTS = 8
 _PATIENCE = 3
 _SMALL_LOSS = 1.0  # a residual of 1 nat
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a proposer works on: a space, a frozen reward, and the labelled states, the best first."""
-
-    space: EditableSpace[Any]
-    reward: FrozenReward
-    labelled: Any
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained proposer: the tensors to keep, the reward it ended with, and what to say of it."""
-
-    tensors: Mapping[str, Tensor]
-    reward: FrozenReward
-    params: Mapping[str, Any] = field(default_factory=dict)
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    healthy: bool = True
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Finished states that a proposer drew, `n`, and their keys' log-probabilities, `n`, where it knows them."""
-
-    states: Any
-    log_prob: Tensor | None
-
-
-class Proposer(Protocol):
-    """Whatever turns a frozen reward into samples. `train` and `draw` follow from their seeds alone."""
-
-    @property
-    def kind(self) -> str:
-        """The name it is stored under."""
-        ...
-
-    def train(self, problem: Problem, *, seed: int, warm_start: Mapping[str, Tensor] | None = None) -> Trained:
-        """Prepare for drawing; `warm_start` holds the tensors of an earlier round's proposer of this kind."""
-        ...
-
-    def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
-        """Return `n` samples, repeats included, in proportion to the reward as well as it can."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -154,86 +110,6 @@ class GFlowNetProposer:
         policy.to(problem.device)
         found = draw_from(space, policy, n, generator=Generator(problem.device).manual_seed(seed))
         return Samples(found.states, _key_log_prob(space, policy, found))
-
-
-@dataclass(frozen=True)
-class LocalSearchProposer:
-    """Climbs the reward by single edits from the best labelled objects, then draws from all it has seen.
-
-    In each of `generations` the `parents` best objects seen so far give `children` mutants.
-    """
-
-    generations: int = 40
-    parents: int = 64
-    children: int = 192
-    kind: str = "local_search"
-
-    def train(
-        self,
-        problem: Problem,
-        *,
-        seed: int,
-        warm_start: Mapping[str, Tensor] | None = None,  # noqa: ARG002 - it starts from the labelled objects
-    ) -> Trained:
-        """Do nothing: the search itself is made by `draw`."""
-        del seed
-        params = {"generations": self.generations, "parents": self.parents, "children": self.children}
-        return Trained(tensors={}, reward=problem.reward, params=params)
-
-    def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
-        """Return `n` of the objects seen, drawn without repeats in proportion to the reward."""
-        del tensors
-        space, generator = problem.space, Generator(problem.device).manual_seed(seed)
-        texts = space.decode(problem.labelled)
-        seen = {space.key(text): text for text in texts}
-        log_reward = dict(zip(seen, problem.reward(space.parse(list(seen.values()))).tolist(), strict=True))
-        for _ in range(self.generations):
-            best = sorted(seen, key=lambda key: (-log_reward[key], key))[: self.parents]
-            picks = torch.randint(len(best), (self.children,), generator=generator, device=problem.device)
-            parents = space.parse([seen[best[i]] for i in picks.tolist()], problem.device)
-            fresh = {space.key(text): text for text in space.decode(space.mutate(parents, generator))}
-            fresh = {key: text for key, text in fresh.items() if key not in seen}
-            if fresh:
-                values = problem.reward(space.parse(list(fresh.values()), problem.device)).tolist()
-                seen |= fresh
-                log_reward |= dict(zip(fresh, values, strict=True))
-        noise = torch.empty(len(seen), dtype=torch.float64).exponential_(generator=Generator().manual_seed(seed))
-        # Gumbel top-k: a draw without replacement in proportion to the reward.
-        perturbed = torch.tensor([log_reward[key] for key in seen], dtype=torch.float64) - noise.log()
-        order = perturbed.argsort(descending=True)[:n].tolist()
-        keys = list(seen)
-        return Samples(space.parse([seen[keys[i]] for i in order], problem.device), None)
-
-
-@dataclass(frozen=True)
-class RandomProposer:
-    """Draws uniformly from the space: what is done before anything is known, and the floor of benchmarks."""
-
-    kind: str = "random"
-
-    def train(
-        self,
-        problem: Problem,
-        *,
-        seed: int,
-        warm_start: Mapping[str, Tensor] | None = None,  # noqa: ARG002 - there is nothing to learn
-    ) -> Trained:
-        """Do nothing."""
-        del seed
-        return Trained(tensors={}, reward=problem.reward)
-
-    def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
-        """Return `n` finished objects, each step a uniform legal action."""
-        del tensors
-        return Samples(uniform_states(problem.space, n, seed=seed, device=problem.device), None)
-
-
-def uniform_states(space: EditableSpace[Any], n: int, *, seed: int, device: torch.device) -> Any:
-    """Return `n` finished states, each step of their making a uniform legal action."""
-    generator = Generator(device).manual_seed(seed)
-    # The forward head of a new policy is zero, so it takes every legal action with equal probability.
-    policy = Policy(space.encoding_dim, space.n_actions, generator=Generator().manual_seed(0), width=1, depth=1)
-    return draw_from(space, policy.to(device), n, generator=generator).states
 
 
 def _key_log_prob(space: EditableSpace[Any], policy: Policy, found: Draw[Any]) -> Tensor:
