@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flowscout.loop.spaces.grid import GridSpace, GridState
     from flowscout.loop.spaces.growth import SequenceState
     from flowscout.loop.spaces.listing import Listing
-    from flowscout.loop.spaces.protocol import EditableSpace, Space, State
+    from flowscout.loop.spaces.protocol import CrossableSpace, EditableSpace, Space, State
     from flowscout.loop.spaces.records import PerDevice, TensorRecord
     from flowscout.loop.spaces.sequence import SequenceSpace
     from flowscout.loop.spaces.subset import SubsetSpace, SubsetState
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CatalogueSpace",
     "CatalogueState",
+    "CrossableSpace",
     "DagSpace",
     "DagState",
     "EditableSpace",
@@ -42,6 +43,7 @@ __all__ = [
 _HOMES = {
     "CatalogueSpace": "flowscout.loop.spaces.catalogue",
     "CatalogueState": "flowscout.loop.spaces.catalogue",
+    "CrossableSpace": "flowscout.loop.spaces.protocol",
     "DagSpace": "flowscout.loop.spaces.dag",
     "DagState": "flowscout.loop.spaces.dag",
     "EditableSpace": "flowscout.loop.spaces.protocol",

@@ -4,7 +4,7 @@ Concrete spaces do not belong here, and a reward belongs in no space.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -196,4 +196,13 @@ class EditableSpace(Space[S], Protocol[S]):
 
     def mutate(self, state: S, generator: torch.Generator) -> S:
         """Return each object after one edit drawn uniformly."""
+        ...
+
+
+@runtime_checkable
+class CrossableSpace(EditableSpace[S], Protocol[S]):
+    """A space that can also mix two objects, as genetic search does; it does without where a space cannot."""
+
+    def crossover(self, a: S, b: S, generator: torch.Generator) -> S:
+        """Return one child of each pair of finished rows, `n`, finished too; a child of twins is their equal."""
         ...

@@ -263,6 +263,15 @@ class SequenceSpace:
         shifts = torch.randint(1, len(self._codes), (n,), generator=generator, device=device)
         return self._substitute(state.tokens, places, shifts)
 
+    def crossover(self, a: SequenceState, b: SequenceState, generator: torch.Generator) -> SequenceState:
+        """Return a child of each pair of rows: every letter is that of either parent, with equal probability.
+
+        A child is as long as its first parent; where the second has ended, it has the letters of the first.
+        """
+        from_b = torch.rand(a.tokens.shape, generator=generator, device=a.device) < 0.5
+        both = (a.tokens != BLANK) & (b.tokens != BLANK)
+        return self._finished(torch.where(from_b & both, b.tokens, a.tokens))
+
     @property
     def symmetry(self) -> Callable[[Tensor], Tensor] | None:
         """Map features `n x L` to those of the other strand, or None where there is one strand."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowscout.loop.gflownet.exact import policy_tables, tabular_optimum, target_law, terminal_law, unfold
 from flowscout.loop.gflownet.policy import Policy
-from flowscout.loop.spaces.protocol import Space
+from flowscout.loop.spaces.protocol import CrossableSpace, Space
 
 EXACT_LIMIT = 10_000
 """The largest space that is enumerated with all its texts."""
@@ -213,6 +213,19 @@ class SpaceContract:
         same = torch.tensor([[space.key(a) == space.key(b) for b in texts] for a in texts])
         assert torch.equal(distance, distance.T)
         assert torch.equal(distance == 0, same)
+
+    def test_children_of_two_objects_are_objects_and_those_of_twins_their_equals(
+        self, space: Space[Any], objects: Sequence[str]
+    ) -> None:
+        if not isinstance(space, CrossableSpace):
+            return
+        state = type(space.parse(objects)).cat([space.parse(objects), finished_walk(space)])
+        other = state[torch.arange(len(state)).flip(0)]
+        found = [space.crossover(state, other, torch.Generator().manual_seed(5)) for _ in range(2)]
+        assert_same_states(space, *found)  # it follows from the generator
+        assert space.done(found[0]).all()
+        assert [space.validate(text) for text in space.decode(found[0])] == [None] * len(state)
+        assert_same_states(space, space.crossover(state, state, torch.Generator().manual_seed(5)), state)
 
     def test_enumeration_has_every_object_once(self, small_space: Space[Any]) -> None:
         texts = small_space.decode(small_space.enumerate())
