@@ -15,8 +15,11 @@ from flowscout.db import FitRecord, RoundRecord, SamplerRecord, TrainingSet
 from flowscout.errors import ShapeError, StateError, WorkError
 from flowscout.loop.gflownet import TrainerSettings
 from flowscout.loop.proposers import (
+    ExhaustiveProposer,
+    GeneticProposer,
     GFlowNetProposer,
     LocalSearchProposer,
+    MixtureProposer,
     Problem,
     Proposer,
     RandomProposer,
@@ -129,7 +132,16 @@ def make_problem(
 def make_proposer(bench: Workbench, kind: str) -> Proposer:
     """Return the proposer of this kind with the settings of the campaign file."""
     section = bench.config.proposer
+    adjust = section.exponent is None
     if kind == "gflownet":
         settings = TrainerSettings(loss=section.loss)
-        return GFlowNetProposer(steps=section.steps, adjust=section.exponent is None, settings=settings)
-    return LocalSearchProposer() if kind == "local_search" else RandomProposer()
+        return GFlowNetProposer(section.steps, adjust=adjust, anchors=section.anchors, settings=settings)
+    if kind == "mixture":
+        assert section.shares is not None  # the campaign file was checked
+        parts = tuple(make_proposer(bench, part) for part in section.shares)
+        return MixtureProposer(parts, tuple(section.shares.values()), evaluations=section.evaluations)
+    if kind == "local_search":
+        return LocalSearchProposer(section.evaluations)
+    if kind == "genetic":
+        return GeneticProposer(section.evaluations)
+    return ExhaustiveProposer(adjust) if kind == "exhaustive" else RandomProposer()

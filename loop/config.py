@@ -17,6 +17,9 @@ from flowscout.db import parse_url
 from flowscout.errors import ConfigError
 from flowscout.loop.spaces.alphabets import SequenceRules
 
+EXHAUSTIVE_LIMIT = 2**20
+"""The most objects that an exhaustive proposer scores: all of 10 letters of DNA, or a list of a million."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -99,12 +102,34 @@ class AcquisitionSection(_Section):
 
 
 class ProposerSection(_Section):
-    """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space."""
+    """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space.
 
-    type: Literal["gflownet", "local_search", "random"] = "gflownet"
+    `shares` belong to a mixture; `anchors` to a GFlowNet, `evaluations` to a search, also as parts of one.
+    """
+
+    type: Literal["gflownet", "local_search", "genetic", "exhaustive", "random", "mixture"] = "gflownet"
     loss: Literal["trajectory_balance", "log_partition_variance"] = "trajectory_balance"
     steps: int = Field(default=150, ge=1)
     exponent: float | None = Field(default=None, gt=0)
+    anchors: float | None = Field(default=None, ge=0, le=1)
+    evaluations: int = Field(default=7_680, ge=1)
+    shares: dict[Literal["gflownet", "local_search", "genetic", "exhaustive", "random"], float] | None = None
+
+    @model_validator(mode="after")
+    def _shares_of_a_mixture(self) -> "ProposerSection":
+        if (self.type == "mixture") != (self.shares is not None):
+            raise ValueError(
+                f"proposer.type is {self.type!r} {'without' if self.shares is None else 'with'} proposer.shares, "
+                "expected shares for a mixture and for nothing else; write for example "
+                "{type: mixture, shares: {gflownet: 0.5, genetic: 0.5}}"
+            )
+        shares = [1.0] if self.shares is None else list(self.shares.values())
+        if not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(
+                f"proposer.shares are {self.shares!r}, expected positive numbers that sum to 1; correct them, or "
+                "leave out a proposer that is to have none"
+            )
+        return self
 
 
 class BatchSection(_Section):
@@ -165,6 +190,11 @@ class CampaignConfig(_Section):
             raise ValueError(
                 f"surrogate.type is {self.surrogate.type!r}, which learns from letters; a catalogue's "
                 "features are numbers, so leave it out: space.metric chooses the kernel"
+            )
+        if "exhaustive" in (self.proposer.type, *(self.proposer.shares or ())) and size > EXHAUSTIVE_LIMIT:
+            raise ValueError(
+                f"the proposer is exhaustive in a space of {size:,} objects, expected at most "
+                f"{EXHAUSTIVE_LIMIT:,}; choose gflownet, local_search or genetic"
             )
         return self
 

@@ -1,5 +1,6 @@
 """From a trained proposer to proposals: draw a pool of unseen objects, and pick the batch from it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,11 +64,22 @@ class Pool:
     def __len__(self) -> int:
         return len(self.drawn)
 
-    def take(self, states: Any, *, origin: str, log_prob: Tensor | None = None) -> None:
-        """Take finished states into the pool; the first draw of an object counts."""
-        log_probs = [None] * len(states) if log_prob is None else log_prob.tolist()
-        for text, value in zip(self._space.decode(states), log_probs, strict=True):
-            key = self._space.key(text)
+    def take(
+        self,
+        states: Any,
+        *,
+        origin: str,
+        log_prob: Tensor | None = None,
+        origins: Sequence[str] | None = None,
+    ) -> None:
+        """Take finished states into the pool; the first draw of an object counts.
+
+        `origins` says of each who made it, where that is not one `origin` for all.
+        """
+        log_probs = [math.nan] * len(states) if log_prob is None else log_prob.tolist()
+        names = [origin] * len(states) if origins is None else origins
+        for text, number, origin in zip(self._space.decode(states), log_probs, names, strict=True):
+            key, value = self._space.key(text), None if math.isnan(number) else number
             if key not in self._known and len(self.drawn) < MAX_POOL:
                 self.drawn.setdefault(key, Drawn(key, text, value, origin))
             elif key in self._known and key not in self.refused:
@@ -92,7 +104,7 @@ def draw_pool(bench: Workbench, record: RoundRecord, run: SamplerRecord, problem
         for chunk in range(_MAX_CHUNKS):
             seed = derive_seed(record.seed, "pool", chunk)
             samples = proposer.draw(problem, tensors, 4 * target, seed=seed)
-            pool.take(samples.states, origin=run.kind, log_prob=samples.log_prob)
+            pool.take(samples.states, origin=run.kind, log_prob=samples.log_prob, origins=samples.origins)
             if len(pool) >= target + n_explored:
                 return pool
     _top_up(bench, record, pool, target + n_explored)

@@ -4,7 +4,7 @@ How a policy is trained belongs in `loop.gflownet`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,20 +14,20 @@ from flowscout.loop.gflownet import Draw, Trainer, TrainerSettings, TrainingReco
 from flowscout.loop.gflownet import draw as draw_from
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.gflownet.trainer import make_policy
-from flowscout.loop.proposers.protocol import Problem, Samples, Trained
+from flowscout.loop.proposers.anchors import ANCHORED_LENGTH, key_codes, make_anchors
+from flowscout.loop.proposers.protocol import TEST_DRAWS, UNIQUE_RANGE, Problem, Samples, Trained, holds_test_draws
 from flowscout.loop.proposers.uniform import uniform_states
 from flowscout.loop.rewards import FrozenReward
 from flowscout.loop.spaces.protocol import EditableSpace
 from flowscout.surrogates import spearman
 
-UNIQUE_RANGE = (0.60, 0.85)
-"""The share of unique samples that a round aims for: less is a sampler stuck on a few objects, more is one
-that hardly prefers anything."""
+ANCHORS = 0.5
+"""The share of anchors in a training batch where the proposer is not told another."""
 
 SLOPE_RANGE = (0.7, 1.3)
 """Where the slope of log p on log R must lie for the sampler to be trusted: it is 1 for the exact one."""
 
-_TEST_DRAWS = 1_000
+_ANCHORS = "anchors"  # beside the policy's weights, whose names have a dot
 _START = 0.15
 _EXPONENT_STEP = 1.8
 _MAX_ADJUSTMENTS = 8
@@ -39,38 +39,70 @@ _SMALL_LOSS = 1.0  # a residual of 1 nat
 class GFlowNetProposer:
     """Samples objects in proportion to the reward, by a policy trained for it.
 
-    With `adjust`, the exponent is moved until the share of unique samples lies in `UNIQUE_RANGE`.
+    With `adjust`, the exponent is moved until the share of unique samples lies in `UNIQUE_RANGE`. `anchors` is the
+    share of each training batch whose trajectories end in good labelled objects, in conservative edits of them,
+    and in children of them; None takes `ANCHORS` of it where objects take `ANCHORED_LENGTH` steps or more, and
+    none elsewhere. A sample that was an anchor has that for its origin.
+
+    Raises:
+        ConfigError: A share cannot be.
     """
 
     steps: int = 150
     adjust: bool = True
+    anchors: float | None = None
     settings: TrainerSettings = field(default_factory=TrainerSettings)
     kind: str = "gflownet"
 
+    def __post_init__(self) -> None:
+        if self.anchors is not None:
+            _ = self._anchored(self.anchors)  # which checks the share
+
     def train(self, problem: Problem, *, seed: int, warm_start: Mapping[str, Tensor] | None = None) -> Trained:
         """Train a policy on the reward; judge it on a held-out pool."""
+        share = self._share(problem)
+        anchors = make_anchors(problem, seed=seed) if share else None
+        settings = self._anchored(share)
         trainer = Trainer(
             problem.space,
             problem.reward,
+            data=anchors,
             seed=seed,
-            settings=self.settings,
-            policy_state=warm_start,
+            settings=settings,
+            policy_state=None if warm_start is None else _split(warm_start)[0],
             device=problem.device,
         )
         reward, adjustments = problem.reward, 0
-        # A space of a few thousand objects has no room for so many different samples.
-        if self.adjust and (problem.space.size or 10**9) >= 20 * _TEST_DRAWS:
+        if self.adjust and holds_test_draws(problem.space):
             reward, adjustments = self._adjust_exponent(trainer, reward, seed)
         record = trainer.fit(self.steps)
         unique = _unique_share(trainer, seed)
         health = _health(problem, trainer, reward, seed)
+        tensors = dict(trainer.policy.state_dict())
+        counts = {"unique_share": unique, "adjustments": adjustments, "n_anchors": 0}
+        if anchors is not None:
+            tensors[_ANCHORS] = key_codes(problem.space, anchors)
+            counts["n_anchors"] = len(anchors)
+        started = {"steps": self.steps, "anchors": share, "warm_start": warm_start is not None}
         return Trained(
-            tensors=trainer.policy.state_dict(),
+            tensors=tensors,
             reward=reward,
-            params=asdict(self.settings) | {"steps": self.steps, "warm_start": warm_start is not None},
-            diagnostics=_diagnostics(record) | health | {"unique_share": unique, "adjustments": adjustments},
+            params=asdict(settings) | started,
+            diagnostics=_diagnostics(record) | health | counts | {"all_steps": trainer.steps},
             healthy=_is_healthy(health),
         )
+
+    def _share(self, problem: Problem) -> float:
+        """Return the share of anchors in a training batch; where nothing is labelled there are none."""
+        if len(problem.labelled) == 0:
+            return 0.0
+        if self.anchors is not None:
+            return self.anchors
+        return ANCHORS if problem.space.max_steps >= ANCHORED_LENGTH else 0.0
+
+    def _anchored(self, share: float) -> TrainerSettings:
+        """Return the settings with that share of anchors in a batch, in the place of other given data."""
+        return replace(self.settings, behaviour=replace(self.settings.behaviour, data=share))
 
     def _adjust_exponent(self, trainer: Trainer[Any], reward: FrozenReward, seed: int) -> tuple[FrozenReward, int]:
         """Return the reward at an exponent whose samples are unique in the share wanted, and the tries it took.
@@ -106,10 +138,20 @@ class GFlowNetProposer:
         """Draw from the trained policy."""
         space = problem.space
         policy = make_policy(space, self.settings, Generator().manual_seed(0))
-        policy.load_state_dict(dict(tensors))
+        weights, anchors = _split(tensors)
+        policy.load_state_dict(weights)
         policy.to(problem.device)
         found = draw_from(space, policy, n, generator=Generator(problem.device).manual_seed(seed))
-        return Samples(found.states, _key_log_prob(space, policy, found))
+        log_prob = _key_log_prob(space, policy, found)
+        if anchors is None:
+            return Samples(found.states, log_prob)
+        known = torch.isin(key_codes(space, found.states), anchors.cpu())
+        return Samples(found.states, log_prob, tuple("anchor" if one else self.kind for one in known.tolist()))
+
+
+def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Return the policy's weights, and the codes of the anchors it was trained on, if there were any."""
+    return {name: tensor for name, tensor in tensors.items() if name != _ANCHORS}, tensors.get(_ANCHORS)
 
 
 def _key_log_prob(space: EditableSpace[Any], policy: Policy, found: Draw[Any]) -> Tensor:
@@ -123,17 +165,17 @@ def _key_log_prob(space: EditableSpace[Any], policy: Policy, found: Draw[Any]) -
 
 def _unique_share(trainer: Trainer[Any], seed: int) -> float:
     device = trainer.generator.device
-    found = trainer.draw(_TEST_DRAWS, generator=Generator(device).manual_seed(seed))
+    found = trainer.draw(TEST_DRAWS, generator=Generator(device).manual_seed(seed))
     keys = {trainer.space.key(text) for text in trainer.space.decode(found.states)}
-    return len(keys) / _TEST_DRAWS
+    return len(keys) / TEST_DRAWS
 
 
 def _health(problem: Problem, trainer: Trainer[Any], reward: FrozenReward, seed: int) -> dict[str, float]:
     """Compare log p with log R on a held-out pool: half drawn uniformly, half from the policy itself."""
     space, device = problem.space, problem.device
-    drawn = trainer.draw(_TEST_DRAWS, generator=Generator(device).manual_seed(seed + 1)).states
+    drawn = trainer.draw(TEST_DRAWS, generator=Generator(device).manual_seed(seed + 1)).states
     found = []
-    for states in (uniform_states(space, _TEST_DRAWS, seed=seed, device=device), drawn):
+    for states in (uniform_states(space, TEST_DRAWS, seed=seed, device=device), drawn):
         log_p = log_prob(space, trainer.policy, states).double().cpu()
         log_r = (reward(states) - space.log_symmetry(states)).double().cpu()
         found.append((log_p, log_r))

@@ -3,7 +3,7 @@
 No way of proposing belongs here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,15 +13,26 @@ from torch import Tensor
 from flowscout.loop.rewards import FrozenReward
 from flowscout.loop.spaces.protocol import EditableSpace
 
+UNIQUE_RANGE = (0.60, 0.85)
+"""The share of unique samples that a round aims for: less is a sampler stuck on a few objects, more is one
+that hardly prefers anything."""
+
+TEST_DRAWS = 1_000
+"""Of how many samples that share is taken."""
+
 
 @dataclass(frozen=True)
 class Problem:
-    """What a proposer works on: a space, a frozen reward, and the labelled states, the best first."""
+    """What a proposer works on: a space, a frozen reward, and the labelled states, the best first.
+
+    `sd` says how uncertain the surrogate is of each of `n` finished states, `n`, where that is known.
+    """
 
     space: EditableSpace[Any]
     reward: FrozenReward
     labelled: Any
     device: torch.device
+    sd: Callable[[Any], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class Samples:
-    """Finished states that a proposer drew, `n`, and their keys' log-probabilities, `n`, where it knows them."""
+    """Finished states that a proposer drew, `n`, and their keys' log-probabilities, `n`, where it knows them.
+
+    A log-probability is NaN where only that row's is unknown. `origins` says who made each row, `n`; without,
+    all are of the proposer that drew them.
+    """
 
     states: Any
     log_prob: Tensor | None
+    origins: tuple[str, ...] | None = None
 
 
 class Proposer(Protocol):
@@ -58,3 +74,8 @@ class Proposer(Protocol):
     def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
         """Return `n` samples, repeats included, in proportion to the reward as well as it can."""
         ...
+
+
+def holds_test_draws(space: EditableSpace[Any]) -> bool:
+    """Return whether so many different samples may be asked of a space: one of a few thousand has no room."""
+    return space.size is None or space.size >= 20 * TEST_DRAWS
