@@ -32,7 +32,7 @@ def needle(space: SequenceSpace = SPACE, peak: str = PEAK) -> Problem:
     target = space.parse([peak])
 
     def near(X: torch.Tensor) -> torch.Tensor:
-        return (4.0 - (X != target.tokens.double()).sum(dim=1)).clamp_min(0)
+        return (4.0 - (target.tokens.double() != X).sum(dim=1)).clamp_min(0)
 
     generator = torch.Generator().manual_seed(0)
     around = target[torch.zeros(12, dtype=torch.int64)]
@@ -80,7 +80,7 @@ def test_anchors_are_elites_edits_and_children_each_once() -> None:
     assert len(texts) == len(set(texts))
     assert texts[: len(made.labelled)] == SPACE.decode(made.labelled[:N_ELITES])
     assert PEAK in texts  # found by the evolution: no labelled object is nearer than one letter
-    assert N_CHILDREN < len(texts)
+    assert len(texts) > N_CHILDREN
     assert texts == SPACE.decode(make_anchors(made, seed=0)) != SPACE.decode(make_anchors(made, seed=1))
 
 

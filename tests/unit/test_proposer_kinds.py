@@ -51,7 +51,7 @@ def test_a_single_exhaustive_draw_follows_the_law_of_the_reward(strand: str) -> 
     made = count_of_g(SequenceSpace("dna", 3, strand=strand), exponent=1.5)  # type: ignore[arg-type]
     space, proposer = made.space, ExhaustiveProposer()
     trained = proposer.train(made, seed=0)
-    n = 6_000
+    n = 2_000
     drawn = [proposer.draw(made, trained.tensors, 1, seed=seed) for seed in range(n)]
     counts = Counter(space.key(texts_of(made, one)[0]) for one in drawn)
     everything = space.enumerate()
