@@ -108,10 +108,14 @@ def make_problem(
     data = training_set(bench, upto_seq=fitted.data_upto_seq)
     ranked = sorted(data.rows, key=lambda row: (-bench.sign * row.value, row.key))
     labelled = space.parse([row.object for row in ranked], device)
-    acquisition = ucb(load_surrogate(bench, fitted), bench.config.acquisition.kappa)
+    surrogate = load_surrogate(bench, fitted)
+    acquisition = ucb(surrogate, bench.config.acquisition.kappa)
 
     def features(state: Any) -> Tensor:
         return space.features(state).cpu()  # the exact GP of a few hundred labels is fastest there
+
+    def sd(state: Any) -> Tensor:
+        return surrogate.mean_sd(features(state))[1]
 
     if stored is not None:
         kept = stored.reward
@@ -126,7 +130,7 @@ def make_problem(
             log_size=math.log(space.size),
             exponent=bench.config.proposer.exponent,
         )
-    return Problem(space, reward, labelled, device)
+    return Problem(space, reward, labelled, device, sd)
 
 
 def make_proposer(bench: Workbench, kind: str) -> Proposer:

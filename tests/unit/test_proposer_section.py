@@ -4,7 +4,7 @@ import pytest
 
 from flowscout import Campaign
 from flowscout.errors import ConfigError
-from flowscout.loop.beliefs import make_proposer
+from flowscout.loop.beliefs import load_surrogate, make_problem, make_proposer
 from flowscout.loop.config import parse_campaign
 from flowscout.loop.proposers import (
     ExhaustiveProposer,
@@ -109,3 +109,18 @@ def test_every_candidate_of_a_campaign_keeps_its_origin(tmp_path, section, expec
         assert all(shown[p.object] == p.origin for p in proposals if p.rank is not None)
         run = bench.history.rounds.sampler(second.id)
         assert run.kind == bench.config.proposer.type
+
+
+def test_proposers_are_told_how_sure_the_surrogate_of_the_round_is(tmp_path):
+    with open_campaign(tmp_path, "type: genetic, evaluations: 100") as campaign:
+        for _ in range(2):
+            batch = campaign.ask()
+            batch["y"] = [o.count("A") - 0.1 * o.count("C") for o in batch["object"]]
+            campaign.tell(batch[["object", "y"]])
+        bench = campaign.workbench
+        record = bench.history.rounds.get(bench.campaign.id, 2)
+        fitted = bench.history.rounds.fit(record.id)
+        problem = make_problem(bench, record, fitted)
+        expected = load_surrogate(bench, fitted).mean_sd(bench.space.features(problem.labelled))[1]
+        assert problem.sd(problem.labelled).tolist() == expected.tolist()
+        assert expected.shape == (4,)
