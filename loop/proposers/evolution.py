@@ -4,7 +4,7 @@ How many objects of it are proposed belongs to the proposers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -94,20 +94,20 @@ class Evolution:
 
 @dataclass(frozen=True)
 class SearchProposer:
-    """Draws from the objects that an evolution of `evaluations` objects has met; see `Evolution`."""
+    """Draws from the new objects that an evolution has met; which evolution that is, its kind says."""
 
     evaluations: int = 7_680
-    parents: int = 32
-    children: int = 128
-    crossover: float = 0.5
     kind: str = "search"
 
     def __post_init__(self) -> None:
-        _ = self._evolution  # which checks the numbers
+        if self.evaluations < 1:
+            raise ConfigError(
+                f"evaluations is {self.evaluations!r}, expected at least 1. Omit it for the default."
+            )
 
-    @property
-    def _evolution(self) -> Evolution:
-        return Evolution(self.evaluations, self.parents, self.children, self.crossover)
+    def evolution(self, space: EditableSpace[Any]) -> Evolution:
+        """Return how objects of a space are searched."""
+        raise NotImplementedError
 
     def train(
         self,
@@ -118,13 +118,12 @@ class SearchProposer:
     ) -> Trained:
         """Do nothing: the search itself is made by `draw`."""
         del seed
-        params = {name: getattr(self, name) for name in ("evaluations", "parents", "children", "crossover")}
-        return Trained(tensors={}, reward=problem.reward, params=params)
+        return Trained(tensors={}, reward=problem.reward, params=asdict(self.evolution(problem.space)))
 
     def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
         """Return at most `n` of the new objects seen, drawn without repeats in proportion to the reward."""
         del tensors
-        return Samples(self._evolution.run(problem, seed=seed).draw(n, seed=seed), None)
+        return Samples(self.evolution(problem.space).run(problem, seed=seed).draw(n, seed=seed), None)
 
 
 def edit(space: EditableSpace[Any], states: Any, counts: Tensor, generator: Generator) -> Any:

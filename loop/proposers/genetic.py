@@ -4,8 +4,10 @@ The search itself belongs in `evolution`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from flowscout.loop.proposers.evolution import SearchProposer
+from flowscout.loop.proposers.evolution import Evolution, SearchProposer
+from flowscout.loop.spaces.protocol import EditableSpace
 
 
 @dataclass(frozen=True)
@@ -19,3 +21,10 @@ class GeneticProposer(SearchProposer):
     children: int = 128
     crossover: float = 0.5
     kind: str = "genetic"
+
+    def __post_init__(self) -> None:
+        _ = Evolution(self.evaluations, self.parents, self.children, self.crossover)  # which checks the numbers
+
+    def evolution(self, space: EditableSpace[Any]) -> Evolution:  # noqa: ARG002 - the same in every space
+        """Return the evolution of these numbers."""
+        return Evolution(self.evaluations, self.parents, self.children, self.crossover)

@@ -121,10 +121,10 @@ def test_crossover_joins_the_halves_that_two_parents_have_right() -> None:
         count_of_g(space, exponent=50.0), labelled=space.parse(["G" * 10 + "A" * 10, "A" * 10 + "G" * 10])
     )
     best = {}
-    for proposer in (GeneticProposer(300), LocalSearchProposer(300, parents=32, children=128)):
-        samples = proposer.draw(made, {}, 300, seed=0)
-        best[proposer.kind] = max(text.count("G") for text in texts_of(made, samples))
-    assert best["genetic"] >= best["local_search"] + 2  # three generations of single edits add three at most
+    for crossover in (0.0, 0.5):
+        found = Evolution(300, 32, 128, crossover).run(made, seed=0)
+        best[crossover] = max(text.count("G") for text in space.decode(found.states))
+    assert best[0.5] >= best[0.0] + 2  # three generations of single edits add three at most
 
 
 def test_every_letter_of_a_child_is_that_of_either_parent_with_equal_probability() -> None:
@@ -136,6 +136,16 @@ def test_every_letter_of_a_child_is_that_of_either_parent_with_equal_probability
     from_b = (children.tokens[:, :4] == 1).double()
     assert bool((from_b.mean(0) - 0.5).abs().max() < 0.04)  # five standard deviations of a share of 4,000
     assert bool((torch.corrcoef(from_b.T) - torch.eye(4)).abs().max() < 0.08)  # five, too
+
+
+@pytest.mark.parametrize(("length", "expected"), [(19, (64, 192, 0.0)), (20, (32, 128, 0.5))])
+def test_long_objects_are_searched_with_hard_selection_and_crossover(
+    length: int, expected: tuple[float, ...]
+) -> None:
+    made = count_of_g(SequenceSpace("dna", length))
+    params = LocalSearchProposer(100).train(made, seed=0).params
+    assert (params["parents"], params["children"], params["crossover"]) == expected
+    assert params["evaluations"] == 100
 
 
 def test_a_space_without_crossover_is_searched_by_mutation() -> None:
