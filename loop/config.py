@@ -191,21 +191,21 @@ class CampaignConfig(_Section):
                 f"surrogate.type is {self.surrogate.type!r}, which learns from letters; a catalogue's "
                 "features are numbers, so leave it out: space.metric chooses the kernel"
             )
-        if "exhaustive" in (self.proposer.type, *(self.proposer.shares or ())) and size > EXHAUSTIVE_LIMIT:
-            raise ValueError(
-                f"the proposer is exhaustive in a space of {size:,} objects, expected at most "
-                f"{EXHAUSTIVE_LIMIT:,}; choose gflownet, local_search or genetic"
-            )
         return self
 
     def too_large_for(self, size: int) -> str | None:
-        """Return why the batch does not fit into a space of so many objects, or None if it does."""
-        if self.batch.size <= size:
-            return None
-        return (
-            f"batch.size is {self.batch.size}, larger than the space, which has {size} objects; "
-            "make the batch smaller or the space larger"
-        )
+        """Return why the batch or the proposer does not fit a space of so many objects, or None if they do."""
+        if self.batch.size > size:
+            return (
+                f"batch.size is {self.batch.size}, larger than the space, which has {size} objects; "
+                "make the batch smaller or the space larger"
+            )
+        if "exhaustive" in (self.proposer.type, *(self.proposer.shares or ())) and size > EXHAUSTIVE_LIMIT:
+            return (
+                f"the proposer is exhaustive in a space of {size:,} objects, expected at most "
+                f"{EXHAUSTIVE_LIMIT:,}; choose gflownet, local_search or genetic"
+            )
+        return None
 
     @property
     def objective(self) -> ObjectiveSection:
