@@ -56,15 +56,15 @@ class AveragedGP:
         """The weight of each kernel; they sum to one."""
         return self._log_weight.softmax(0)
 
-    def fit(self, X: Tensor, Y: Tensor) -> None:
+    def fit(self, X: Tensor, Y: Tensor, *, noise: Tensor | None = None, bounds: Tensor | None = None) -> None:
         """Fit every member to codes `X`, `n x d`, and labels `Y`, `n x 1`, both float64.
 
-        Raises: ShapeError and LabelError as `ExactGP.fit`.
+        `noise` and `bounds` are as in `ExactGP.fit`. Raises: ShapeError and LabelError as `ExactGP.fit`.
         """
         members = []
         for member in self._members:
             fresh = member.unfitted()
-            fresh.fit(X, Y)
+            fresh.fit(X, Y, noise=noise, bounds=bounds)
             members.append(fresh)
         self._members = tuple(members)
 

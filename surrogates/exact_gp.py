@@ -28,6 +28,15 @@ from torch import Generator, Tensor
 from flowscout.errors import FlowscoutError, LabelError, ShapeError
 from flowscout.surrogates.diagnostics import leave_one_out, score_predictions
 from flowscout.surrogates.kernels import KernelName, Prepared, Symmetry, cholesky, code_kernel, describe, levels_of
+from flowscout.surrogates.label_noise import (
+    LEAST_NOISE,
+    PartlyKnownNoise,
+    Stands,
+    check_bounds,
+    check_noise,
+    make_stands,
+    stored_stands,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +66,7 @@ class _Fitted:
     label_mean: Tensor  # scalar
     label_sd: Tensor  # scalar
     fit_succeeded: bool
+    stands: Stands | None = None  # None where all labels have the learned noise
 
 
 class ExactGP:
@@ -73,6 +83,8 @@ class ExactGP:
     modes stay. Of more than `MAX_LEARNING` labels so many are used, evenly spaced in the labels' order. The sd of
     `mean_sd` is that given at most `MAX_SPREAD` labels, the best half and the others evenly spaced: an sd is the
     dearest part of a reward, and fewer labels never make it smaller. Means and joint posteriors use all labels.
+
+    Labels may have variances of their own, and rows may be known only by bounds (see `fit`).
 
     `fit_succeeded` in the diagnostics is 0 where the optimiser failed and the defaults stand in.
     """
@@ -100,23 +112,46 @@ class ExactGP:
             max_iterations=self._max_iterations,
         )
 
-    def fit(self, X: Tensor, Y: Tensor) -> None:
+    def fit(self, X: Tensor, Y: Tensor, *, noise: Tensor | None = None, bounds: Tensor | None = None) -> None:
         """Fit to codes `X`, `n x d`, and labels `Y`, `n x 1`, both float64.
 
+        `noise`, `n`, is the variance of each label where it is known, NaN where it is the one that the fit
+        learns; none counts as less than 1e-4 of the labels' variance. `bounds`, `n x 2`, says of a row that its
+        measurement lies above the first and below the second, -inf and inf where there is no such bound; both
+        are NaN where `Y` was measured, which elsewhere may be any finite number. Hyper-parameters are learned
+        from measured rows; bounded ones then enter as Gaussian sites by expectation propagation.
+
         Raises: ShapeError for wrong shapes or dtypes; LabelError, naming the row, for a label that is not
-        finite, or if the labels' spread overflows.
+        finite, a variance below 0 or bounds out of order, or if the labels' spread overflows.
         """
         labels = _check_labels(X, Y)
-        label_mean, label_sd = _label_scale(labels)
+        known, limits = check_noise(noise, labels), check_bounds(bounds, labels)
+        measured = limits.isnan().all(1).nonzero().flatten()
+        learned_from = measured if len(measured) else torch.arange(len(labels), device=labels.device)
+        label_mean, label_sd = _label_scale(labels[learned_from])
         standardised = (labels - label_mean) / label_sd
-        some = _evenly_spaced(labels.argsort(stable=True), MAX_LEARNING).sort().values
-        model = self._build(X[some], standardised[some])
+        known = (known / label_sd.square()).clamp_min(LEAST_NOISE)
+        some = learned_from[_evenly_spaced(labels[learned_from].argsort(stable=True), MAX_LEARNING).sort().values]
+        model = self._build(X[some], standardised[some], known[some])
         succeeded = True
-        if bool((standardised != 0.0).any()):
+        if len(measured) and bool((standardised[some] != 0.0).any()):
             succeeded = _maximise_likelihood(model, self._max_iterations)
             if not succeeded:
-                model = self._build(X[some], standardised[some])
-        self._fitted = self._condition(model, X, standardised, label_mean, label_sd, fit_succeeded=succeeded)
+                model = self._build(X[some], standardised[some], known[some])
+        stands = None
+        if noise is not None or len(measured) < len(labels):
+            with torch.no_grad():
+                stands = make_stands(
+                    standardised,
+                    known,
+                    (limits - label_mean) / label_sd,
+                    prior=_prior(model, X),
+                    constant=model.mean_module.constant,
+                    learned=model.likelihood.noise,
+                )
+        self._fitted = self._condition(
+            model, X, standardised, label_mean, label_sd, fit_succeeded=succeeded, stands=stands
+        )
 
     def mean_sd(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Return the marginal posterior mean and sd of the noise-free label at `X`, `n x d`: `n` and `n`."""
@@ -154,13 +189,15 @@ class ExactGP:
         return mean + noise @ cholesky(covariance).mT
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the hyper-parameters, the labels' scale and the number of labels."""
+        """Return the hyper-parameters, the labels' scale and number, and what stands for noise and bounds."""
         fitted = self._require_fit()
         state = {f"model.{name}": value.detach().clone() for name, value in fitted.model.named_parameters()}
         state["label_mean"] = fitted.label_mean.clone()
         state["label_sd"] = fitted.label_sd.clone()
         state["n_labels"] = torch.tensor(fitted.X.shape[0])
         state["fit_succeeded"] = torch.tensor(fitted.fit_succeeded)
+        if fitted.stands is not None:
+            state |= fitted.stands.state()
         return state
 
     def load_state_dict(self, state: dict[str, Tensor], X: Tensor, Y: Tensor) -> None:
@@ -191,6 +228,7 @@ class ExactGP:
             state["label_mean"].clone(),
             state["label_sd"].clone(),
             fit_succeeded=bool(state["fit_succeeded"].item()),
+            stands=stored_stands(state),
         )
 
     def diagnostics(self) -> dict[str, float]:
@@ -198,30 +236,35 @@ class ExactGP:
 
         Keys: n_labels, fit_succeeded, noise_sd (labels' scale), output_scale, what the kernel learned
         (lengthscale_min, lengthscale_max, weights), log_marginal_likelihood (of the standardised labels, per
-        label), and loo_rmse, loo_r2, loo_spearman, loo_nlpd, loo_coverage90 where they are defined.
+        label), and loo_rmse, loo_r2, loo_spearman, loo_nlpd, loo_coverage90 where they are defined. With labels
+        of known variance noise_sd is the root mean square over them; with bounded rows there is n_bounded and no
+        log_marginal_likelihood, and scores are those of the measured rows.
         """
         fitted = self._require_fit()
-        n = fitted.residual.numel()
-        log_likelihood = (
-            -0.5 * (fitted.residual @ fitted.alpha)
-            - fitted.cholesky.diagonal().log().sum()
-            - 0.5 * n * math.log(2.0 * math.pi)
-        )
-        error, sd = leave_one_out(fitted.cholesky, fitted.residual)
-        measured = fitted.label_sd * fitted.residual
-        scores = score_predictions(measured - fitted.label_sd * error, fitted.label_sd * sd, measured)
-        noise_sd = fitted.model.likelihood.noise.detach().sqrt() * fitted.label_sd
-        return {
+        n, stands = fitted.residual.numel(), fitted.stands
+        measured = torch.ones(n, dtype=torch.bool) if stands is None else ~stands.bounded
+        noise = fitted.model.likelihood.noise.detach() if stands is None else stands.noise[measured]
+        found = {
             "n_labels": float(n),
             "fit_succeeded": float(fitted.fit_succeeded),
-            "noise_sd": noise_sd.item(),
             "output_scale": fitted.model.covar_module.outputscale.item(),
             **describe(fitted.model.covar_module.base_kernel),
-            "log_marginal_likelihood": log_likelihood.item() / n,
-            **scores.as_dict("loo_"),
         }
+        if bool(measured.all()):
+            found["log_marginal_likelihood"] = _log_likelihood(fitted) / n
+        else:
+            found["n_bounded"] = float((~measured).sum())
+        if not bool(measured.any()):
+            return found
+        error, sd = leave_one_out(fitted.cholesky, fitted.residual)
+        labels = (fitted.label_sd * fitted.residual)[measured]
+        error, sd = fitted.label_sd * error[measured], fitted.label_sd * sd[measured]
+        noise_sd = noise.mean().sqrt() * fitted.label_sd
+        return (
+            found | {"noise_sd": noise_sd.item()} | score_predictions(labels - error, sd, labels).as_dict("loo_")
+        )
 
-    def _build(self, X: Tensor, standardised: Tensor) -> SingleTaskGP:
+    def _build(self, X: Tensor, standardised: Tensor, known: Tensor | None = None) -> SingleTaskGP:
         """Return a model of `X`, `n x d`, and standardised labels, `n`, at its default hyper-parameters."""
         levels = 1 + int(X.max()) if self._levels is None else self._levels
         kernel = code_kernel(self.kernel, n_positions=X.shape[1], n_levels=levels, symmetry=self._symmetry)
@@ -230,11 +273,12 @@ class ExactGP:
             outputscale_prior=LogNormalPrior(0.0, 1.0),
             outputscale_constraint=GreaterThan(1e-3, transform=None, initial_value=1.0),
         )
-        likelihood = GaussianLikelihood(
-            noise_prior=LogNormalPrior(-4.0, 1.0),
-            # 1e-4 of the labels' variance: repeated objects with equal labels still leave a Cholesky factor.
-            noise_constraint=GreaterThan(1e-4, transform=None, initial_value=math.exp(-3.0)),
-        )
+        noise_prior = LogNormalPrior(-4.0, 1.0)
+        constraint = GreaterThan(LEAST_NOISE, transform=None, initial_value=math.exp(-3.0))
+        if known is None or bool(known.isnan().all()):
+            likelihood = GaussianLikelihood(noise_prior=noise_prior, noise_constraint=constraint)
+        else:
+            likelihood = PartlyKnownNoise(known, noise_prior=noise_prior, noise_constraint=constraint)
         with settings.validate_input_scaling(False):
             return SingleTaskGP(
                 X, standardised.unsqueeze(-1), likelihood=likelihood, covar_module=scaled, outcome_transform=None
@@ -249,14 +293,16 @@ class ExactGP:
         label_sd: Tensor,
         *,
         fit_succeeded: bool,
+        stands: Stands | None,
     ) -> _Fitted:
         """Return the factors that every prediction shares, for labels `n` at `X`, `n x d`."""
         model.eval()
         with torch.no_grad():
             levels = max(self._levels or 1, levels_of(model.covar_module.base_kernel, X))
-            residual = standardised - model.mean_module.constant
+            targets = standardised if stands is None else stands.targets
+            residual = targets - model.mean_module.constant
             covariance = _prior(model, X)
-            covariance.diagonal().add_(model.likelihood.noise)
+            covariance.diagonal().add_(model.likelihood.noise if stands is None else stands.noise)
             factor = cholesky(covariance)
             alpha = torch.cholesky_solve(residual.unsqueeze(-1), factor).squeeze(-1)
             rows, spread = None, factor
@@ -277,6 +323,7 @@ class ExactGP:
             label_mean=label_mean,
             label_sd=label_sd,
             fit_succeeded=fit_succeeded,
+            stands=stands,
         )
 
     def _require_fit(self, X: Tensor | None = None) -> _Fitted:
@@ -308,6 +355,13 @@ def _maximise_likelihood(model: SingleTaskGP, max_iterations: int) -> bool:
         _log.info("the marginal likelihood could not be maximised, defaults stand in: %s", err)
         return False
     return all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def _log_likelihood(fitted: _Fitted) -> float:
+    """Return the log marginal likelihood of the standardised labels."""
+    n = fitted.residual.numel()
+    fits = -0.5 * (fitted.residual @ fitted.alpha) - fitted.cholesky.diagonal().log().sum()
+    return fits.item() - 0.5 * n * math.log(2.0 * math.pi)
 
 
 def _spread_rows(residual: Tensor) -> Tensor:
