@@ -11,6 +11,7 @@ from flowscout.db.owners import this_owner
 from flowscout.db.queries import BestRow, RoundRow, StatusRecord
 from flowscout.db.records import (
     ArtefactRecord,
+    BoundedRow,
     CampaignRecord,
     Claim,
     ConfigRecord,
@@ -21,6 +22,7 @@ from flowscout.db.records import (
     OracleRecord,
     Outcome,
     ProposalRecord,
+    Reading,
     RoundRecord,
     SamplerRecord,
     TrainingRow,
@@ -41,6 +43,7 @@ __all__ = [
     "ArtefactRecord",
     "AttemptState",
     "BestRow",
+    "BoundedRow",
     "CampaignRecord",
     "CampaignState",
     "Claim",
@@ -57,6 +60,7 @@ __all__ = [
     "Outcome",
     "ProposalRecord",
     "Qualifier",
+    "Reading",
     "RoundRecord",
     "RoundRow",
     "RoundState",

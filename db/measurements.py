@@ -1,23 +1,22 @@
 """Measurements: recording facts, once each, and reading them back as they stood at a cut-off."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, aliased
 
 from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.database import Database
-from flowscout.db.models import Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
-from flowscout.db.records import MeasurementRecord, TrainingRow, TrainingSet
-from flowscout.db.states import EvaluationState, Qualifier, sources_of
+from flowscout.db.models import Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
+from flowscout.db.records import MeasurementRecord, TrainingSet
+from flowscout.db.states import EvaluationState, FailureClass, Qualifier, sources_of
+from flowscout.db.training import WITH_VALUE, make_training_set, valid_values
 from flowscout.errors import LabelError
 
-_WITH_VALUE = (Qualifier.EQUAL, Qualifier.BELOW, Qualifier.ABOVE)
 _LENGTHS = {"property": 200, "source": 200, "row_id": 200, "unit": 50}  # as the columns of `Measurement`
 
 
@@ -48,12 +47,32 @@ class Measurements:
         return Told(added=added, unchanged=len(records) - added)
 
     def training_set(self, campaign_id: int, prop: str, *, upto_seq: int | None = None) -> TrainingSet:
-        """Return each candidate's mean valid value of `prop` with `seq <= upto_seq` (default: all)."""
+        """Return what is known of each candidate's `prop` with `seq <= upto_seq` (default: all)."""
         with self._database.read() as session:
             if upto_seq is None:
                 upto_seq = session.scalars(select(Campaign.clock).where(Campaign.id == campaign_id)).one()
-            rows = session.execute(_valid_values(campaign_id, prop, upto_seq)).all()
-        return _training_set([(key, text, value) for key, text, _, _, value in rows], upto_seq)
+            rows = session.execute(valid_values(campaign_id, prop, upto_seq)).all()
+        return make_training_set([(*row,) for row in rows], upto_seq)
+
+    def infeasible(self, campaign_id: int) -> list[str]:
+        """Return the objects that were tried and cannot be measured, in the order of their keys.
+
+        An object that has a value after all is not among them.
+        """
+        failed = (
+            select(Evaluation.candidate_id)
+            .join(Attempt, Attempt.evaluation_id == Evaluation.id)
+            .where(Attempt.failure == FailureClass.INFEASIBLE)
+        )
+        told = select(Measurement.candidate_id).where(Measurement.qualifier == Qualifier.INFEASIBLE)
+        valued = select(Measurement.candidate_id).where(Measurement.qualifier.in_(WITH_VALUE))
+        query = select(Candidate.object).where(
+            Candidate.campaign_id == campaign_id,
+            Candidate.id.in_(failed.union(told)),
+            Candidate.id.not_in(valued),
+        )
+        with self._database.read() as session:
+            return list(session.scalars(query.order_by(Candidate.key)))
 
     def known_keys(self, campaign_id: int) -> set[str]:
         """Return the keys of all candidates that were measured or that await a measurement."""
@@ -162,7 +181,7 @@ def _refuse_what_does_not_fit(records: Sequence[MeasurementRecord]) -> None:
                     f"{name} {came[:40]!r}... has {len(came)} characters, expected at most {limit}; "
                     "nothing was written. Give it a shorter one."
                 )
-        wanted = record.qualifier in _WITH_VALUE
+        wanted = record.qualifier in WITH_VALUE
         if (wanted and record.value is None) or (record.value is not None and not isfinite(record.value)):
             raise LabelError(
                 f"row {record.row_id!r} of {record.source!r} says {record.property} {record.qualifier} "
@@ -262,35 +281,3 @@ def _project(session: Session, campaign_id: int, candidate_ids: Sequence[int]) -
             for (candidate_id, prop), found in values.items()
         )
     session.flush()
-
-
-def _valid_values(campaign_id: int, prop: str, upto_seq: int) -> Select[tuple[str, str, int, int, float | None]]:
-    """Return the query of all plain values up to a cut-off that nothing before the cut-off supersedes."""
-    later = aliased(Measurement)
-    superseded = select(later.id).where(later.supersedes_id == Measurement.id, later.seq <= upto_seq)
-    return (
-        select(Candidate.key, Candidate.object, Candidate.id, Measurement.seq, Measurement.value)
-        .join(Candidate, Candidate.id == Measurement.candidate_id)
-        .where(
-            Measurement.campaign_id == campaign_id,
-            Measurement.property == prop,
-            Measurement.seq <= upto_seq,
-            Measurement.qualifier == Qualifier.EQUAL,
-            ~superseded.exists(),
-        )
-        .order_by(Candidate.key, Measurement.seq)
-    )
-
-
-def _training_set(values: Sequence[tuple[str, str, float]], upto_seq: int) -> TrainingSet:
-    grouped: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for key, text, value in values:
-        grouped[key, text].append(value)
-    rows = tuple(
-        TrainingRow(key, text, fsum(found) / len(found), len(found))
-        for (key, text), found in sorted(grouped.items())
-    )
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(f"{row.key}\t{row.value.hex()}\t{row.count}\n".encode())
-    return TrainingSet(rows, upto_seq, digest.hexdigest())

@@ -191,19 +191,47 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """One valid value as it was reported: with its standard error and the number of readings it is a mean of."""
+
+    value: float
+    sem: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
 class TrainingRow:
-    """What was known of a candidate at a cut-off: the mean of its `count` valid values."""
+    """What was known of a candidate at a cut-off: the mean of its `count` valid values.
+
+    `readings` are these values one by one, ordered by value, where there are several or one says how well it is
+    known; else there are none.
+    """
 
     key: str
     object: str
     value: float
     count: int
+    readings: tuple[Reading, ...] = ()
+
+
+@dataclass(frozen=True)
+class BoundedRow:
+    """A candidate without a plain value, of which it is known that it lies above `lower` or below `upper`."""
+
+    key: str
+    object: str
+    lower: float | None
+    upper: float | None
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Everything with `seq <= upto_seq`, in the order of candidate keys; `sha256` is over its rows."""
+    """Everything with `seq <= upto_seq`, in the order of candidate keys; `sha256` is over all of it.
+
+    Candidates whose bounds contradict each other are in neither list.
+    """
 
     rows: tuple[TrainingRow, ...]
     upto_seq: int
     sha256: str
+    bounded: tuple[BoundedRow, ...] = ()

@@ -1,5 +1,6 @@
 """What a storage guarantees of measurements: each is stored once, in order, and never changed."""
 
+import hashlib
 import math
 import random
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowscout.db import Qualifier, Told
+from flowscout.db import FailureClass, Outcome, Qualifier, Told
 from flowscout.errors import LabelError
 from flowscout.testing.histories import PROPERTY, HistoryFixtures, Scene, begin, measured
 
@@ -118,6 +119,62 @@ class MeasurementContract(HistoryFixtures):
         data = scene.history.measurements.training_set(scene.campaign.id, PROPERTY)
         assert [(row.object, row.value) for row in data.rows] == [("a", 1.0)]
         assert scene.history.measurements.known_keys(scene.campaign.id) == {"A", "B", "C", "D", "E"}
+
+    def test_bounds_are_known_of_those_without_a_value(self, scene: Scene) -> None:
+        scene.tell(
+            measured("a", 1.0),
+            measured("a", 0.5, qualifier=Qualifier.ABOVE, row_id="a2"),
+            measured("b", 3.0, qualifier=Qualifier.BELOW),
+            measured("b", 2.0, qualifier=Qualifier.BELOW, row_id="b2"),
+            measured("b", 1.0, qualifier=Qualifier.ABOVE, row_id="b3"),
+            measured("c", 5.0, qualifier=Qualifier.ABOVE),
+            measured("d", 5.0, qualifier=Qualifier.ABOVE),
+            measured("d", 4.0, qualifier=Qualifier.BELOW, row_id="d2"),  # contradicts the one before
+        )
+        data = scene.history.measurements.training_set(scene.campaign.id, PROPERTY)
+        assert [(row.object, row.lower, row.upper) for row in data.bounded] == [("b", 1.0, 2.0), ("c", 5.0, None)]
+        earlier = scene.history.measurements.training_set(scene.campaign.id, PROPERTY, upto_seq=3)
+        assert [(row.lower, row.upper) for row in earlier.bounded] == [(None, 3.0)]
+        assert earlier.sha256 != data.sha256
+
+    def test_what_is_said_of_errors_is_known_value_by_value(self, scene: Scene) -> None:
+        scene.tell(
+            measured("a", 2.0, sem=0.5, n=3),
+            measured("a", 1.0, sem=0.1, row_id="a2"),
+            measured("b", 1.0),
+            measured("c", 4.0),
+            measured("c", 2.0, row_id="c2"),
+        )
+        rows = scene.history.measurements.training_set(scene.campaign.id, PROPERTY).rows
+        readings = [[(one.value, one.sem, one.n) for one in row.readings] for row in rows]
+        plain = [(2.0, None, None), (4.0, None, None)]
+        assert readings == [[(1.0, 0.1, None), (2.0, 0.5, 3)], [], plain]
+        assert [row.value for row in rows] == [1.5, 1.0, 3.0]
+
+    def test_the_hash_is_of_errors_too_and_without_any_what_it_always_was(self, scene: Scene) -> None:
+        other = begin(scene.history, name="other")
+        scene.tell(measured("a", 0.1), measured("a", 0.3, row_id="a2"), measured("b", 2.0))
+        other.tell(measured("a", 0.1), measured("a", 0.3, row_id="a2", sem=0.2), measured("b", 2.0))
+        told = [scene.history.measurements.training_set(s.campaign.id, PROPERTY) for s in (scene, other)]
+        lines = f"A\t{(0.2).hex()}\t2\nB\t{(2.0).hex()}\t1\n"
+        assert told[0].sha256 == hashlib.sha256(lines.encode()).hexdigest()
+        assert told[1].sha256 != told[0].sha256
+
+    def test_objects_that_failed_for_good_are_known_unless_they_have_a_value(self, scene: Scene) -> None:
+        scene.tell(
+            measured("told", None, qualifier=Qualifier.INFEASIBLE),
+            measured("missing", None, qualifier=Qualifier.MISSING),
+            measured("mended", None, qualifier=Qualifier.INFEASIBLE),
+            measured("mended", 1.0, row_id="later"),
+        )
+        record = scene.propose(["x", "y", "z"])
+        failures = (FailureClass.INFEASIBLE, FailureClass.PERMANENT, FailureClass.INFEASIBLE)
+        outcomes = [
+            Outcome(claim=claim, failure=failure)
+            for claim, failure in zip(scene.claim(record), failures, strict=True)
+        ]
+        scene.settle(*outcomes)
+        assert scene.history.measurements.infeasible(scene.campaign.id) == ["told", "x", "z"]
 
     def test_a_value_comes_back_to_the_last_bit(self, scene: Scene) -> None:
         values = {"a": 0.1 + 0.2, "b": 5e-324, "c": -1.7976931348623157e308, "d": math.pi}

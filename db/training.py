@@ -1,0 +1,85 @@
+"""Training sets: what was known of a property at a cut-off, read from the measurements.
+
+How measurements are recorded belongs in `measurements.py`.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from math import fsum
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import aliased
+
+from flowscout.db.models import Candidate, Measurement
+from flowscout.db.records import BoundedRow, Reading, TrainingRow, TrainingSet
+from flowscout.db.states import Qualifier
+
+WITH_VALUE = (Qualifier.EQUAL, Qualifier.BELOW, Qualifier.ABOVE)
+"""What a number may be: the value, or a bound of it."""
+
+_Value = tuple[str, str, float | None, Qualifier, float | None, int | None]
+"""Key, object, value, qualifier, sem and n of a measurement."""
+
+
+def valid_values(campaign_id: int, prop: str, upto_seq: int) -> Select[_Value]:
+    """Return the query of all values and bounds up to a cut-off that nothing before the cut-off supersedes."""
+    later = aliased(Measurement)
+    superseded = select(later.id).where(later.supersedes_id == Measurement.id, later.seq <= upto_seq)
+    columns = (Measurement.value, Measurement.qualifier, Measurement.sem, Measurement.n)
+    return (
+        select(Candidate.key, Candidate.object, *columns)
+        .join(Candidate, Candidate.id == Measurement.candidate_id)
+        .where(
+            Measurement.campaign_id == campaign_id,
+            Measurement.property == prop,
+            Measurement.seq <= upto_seq,
+            Measurement.qualifier.in_(WITH_VALUE),
+            ~superseded.exists(),
+        )
+        .order_by(Candidate.key, Measurement.seq)
+    )
+
+
+def make_training_set(values: Sequence[_Value], upto_seq: int) -> TrainingSet:
+    """Return the training set of these values, whatever their order."""
+    readings: dict[tuple[str, str], list[Reading]] = defaultdict(list)
+    bounds: dict[tuple[str, str], list[tuple[Qualifier, float]]] = defaultdict(list)
+    for key, text, value, qualifier, sem, n in values:
+        assert value is not None  # a qualifier with a value
+        if qualifier is Qualifier.EQUAL:
+            readings[key, text].append(Reading(value, sem, n))
+        else:
+            bounds[key, text].append((qualifier, value))
+    rows = tuple(_training_row(*name, found) for name, found in sorted(readings.items()))
+    unmeasured = sorted(item for item in bounds.items() if item[0] not in readings)
+    bounded = tuple(one for name, found in unmeasured if (one := _bounded_row(*name, found)) is not None)
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row.key}\t{row.value.hex()}\t{row.count}\n".encode())
+        for told in row.readings:
+            if told.sem is not None or told.n is not None:
+                digest.update(f"\t{told.value.hex()}\t{told.sem!r}\t{told.n!r}\n".encode())
+    for limits in bounded:
+        digest.update(f"{limits.key}\t{limits.lower!r}\t{limits.upper!r}\n".encode())
+    return TrainingSet(rows, upto_seq, digest.hexdigest(), bounded)
+
+
+def _training_row(key: str, text: str, found: list[Reading]) -> TrainingRow:
+    mean = fsum(one.value for one in found) / len(found)
+    says_more = len(found) > 1 or found[0].sem is not None or found[0].n is not None
+    # Sorted: what was told in another order is the same training set.
+    return TrainingRow(key, text, mean, len(found), tuple(sorted(found, key=_place)) if says_more else ())
+
+
+def _place(one: Reading) -> tuple[float, float, int]:
+    return one.value, -1.0 if one.sem is None else one.sem, -1 if one.n is None else one.n
+
+
+def _bounded_row(key: str, text: str, found: list[tuple[Qualifier, float]]) -> BoundedRow | None:
+    """Return the tightest bounds; None where they contradict each other."""
+    lower = max((value for qualifier, value in found if qualifier is Qualifier.ABOVE), default=None)
+    upper = min((value for qualifier, value in found if qualifier is Qualifier.BELOW), default=None)
+    if lower is not None and upper is not None and lower >= upper:
+        return None
+    return BoundedRow(key, text, lower, upper)
