@@ -38,7 +38,10 @@ class BestRow:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One round in figures. `best` is the best value of the campaign up to and including this round."""
+    """One round in figures. `surrogate` holds the fit's diagnostics, which surrogate it is and why.
+
+    `best` is the best value of the campaign up to and including this round.
+    """
 
     number: int
     state: RoundState
@@ -198,9 +201,13 @@ def _round_rows(session: Session, campaign_id: int, prop: str, *, direction: str
 
 def _diagnostics(session: Session, campaign_id: int) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
     query = (
-        select(Round.number, ModelFit.diagnostics, SamplerRun.diagnostics)
+        select(Round.number, ModelFit.params, ModelFit.diagnostics, SamplerRun.diagnostics)
         .join(ModelFit, ModelFit.round_id == Round.id)
         .outerjoin(SamplerRun, SamplerRun.round_id == Round.id)
         .where(Round.campaign_id == campaign_id)
     )
-    return {number: (dict(fit), dict(run or {})) for number, fit, run in session.execute(query)}
+    found = {}
+    for number, params, fit, run in session.execute(query):
+        chosen = {name: params[name] for name in ("surrogate", "why") if name in params}
+        found[number] = (chosen | dict(fit), dict(run or {}))
+    return found

@@ -87,18 +87,50 @@ class LabSection(_Section):
     cost_usd: float = Field(default=0.0, ge=0)
 
 
-class SurrogateSection(_Section):
-    """What the surrogate is: one `gp` with the `kernel`, or `auto`, several, weighted by what they foretold."""
+SURROGATES = ("auto", "gp", "linear", "ensemble", "svgp")
 
-    type: Literal["auto", "gp"] = "auto"
+
+class SurrogateSection(_Section):
+    """What the surrogate is. `auto` chooses and says why; `module:function` makes a user's own."""
+
+    type: str = "auto"
     kernel: Literal["product", "additive", "pairs", "mixture"] = "product"
+
+    @field_validator("type")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        module, _, function = value.partition(":")
+        if value not in SURROGATES and not (module and function):
+            raise ValueError(
+                f"surrogate.type is {value!r}, expected one of {', '.join(SURROGATES)}, or module:function for a "
+                "surrogate of your own"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _kernel_is_of_a_gp(self) -> "SurrogateSection":
+        if "kernel" in self.model_fields_set and self.type != "gp":
+            raise ValueError(
+                f"surrogate.kernel is {self.kernel!r} and surrogate.type {self.type!r}; only a gp takes a kernel: "
+                "set `type: gp`, or leave the kernel out"
+            )
+        return self
 
 
 class AcquisitionSection(_Section):
-    """What makes a candidate worth measuring."""
+    """What makes a candidate worth measuring. `kappa` is of `ucb` and `q_ucb`."""
 
-    type: Literal["ucb"] = "ucb"
+    type: Literal["ucb", "log_ei", "q_log_ei", "q_ucb", "mes", "thompson"] = "ucb"
     kappa: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _kappa_is_of_a_bound(self) -> "AcquisitionSection":
+        if "kappa" in self.model_fields_set and self.type not in ("ucb", "q_ucb"):
+            raise ValueError(
+                f"acquisition.kappa is {self.kappa} and acquisition.type {self.type!r}; only ucb and q_ucb take a "
+                "kappa: leave it out"
+            )
+        return self
 
 
 class ProposerSection(_Section):

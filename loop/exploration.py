@@ -5,7 +5,7 @@ of a mode. What is alike is therefore asked of the objects, not of the surrogate
 is decided by the surrogate again, so that what exploration finds is followed up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -60,7 +60,7 @@ def incumbents(space: Space[Any], labelled: Any) -> Any:
     return elites[alike.nonzero().squeeze(1)[:MAX_INCUMBENTS]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RewardElsewhere(FrozenReward):
     """A reward that bars what is alike to any of the `incumbents`."""
 
@@ -78,12 +78,5 @@ class RewardElsewhere(FrozenReward):
 
 def elsewhere(space: Space[Any], reward: FrozenReward, labelled: Any) -> RewardElsewhere:
     """Return the reward without the mode of the best labelled object; `labelled` has the best first."""
-    return RewardElsewhere(
-        acquisition=reward.acquisition,
-        features=reward.features,
-        exponent=reward.exponent,
-        centre=reward.centre,
-        scale=reward.scale,
-        space=space,
-        incumbents=incumbents(space, labelled),
-    )
+    kept = {field.name: getattr(reward, field.name) for field in fields(reward)}
+    return RewardElsewhere(**kept, space=space, incumbents=incumbents(space, labelled))

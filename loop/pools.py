@@ -173,7 +173,7 @@ def select_batch(
     ]
     ranks = {index: rank for rank, index in enumerate(chosen, start=1)}
     values = problem.reward.values(states)
-    log_rewards = problem.reward.of_values(values).tolist()
+    log_rewards = problem.reward.of_values(values, X).tolist()
     mean, sd = surrogate.mean_sd(X)
     beliefs = map(Belief, values.tolist(), log_rewards, (bench.sign * mean).tolist(), sd.tolist())
     return [

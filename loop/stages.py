@@ -9,6 +9,7 @@ for each other cost more than they give, and sums come out the same on any numbe
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -24,26 +25,17 @@ from flowscout.db import (
     SamplerRecord,
 )
 from flowscout.errors import OracleError, ShapeError, StateError, WorkError
-from flowscout.loop.beliefs import (
-    foretell,
-    load_surrogate,
-    make_problem,
-    make_proposer,
-    new_surrogate,
-    tensors,
-    training_set,
-)
+from flowscout.loop.beliefs import make_problem, make_proposer
+from flowscout.loop.fitting import fit_surrogate, load_surrogate
 from flowscout.loop.gflownet import one_thread
 from flowscout.loop.measuring import measure
 from flowscout.loop.pools import draw_pool, select_batch
+from flowscout.loop.prequential import calibration_warning
 from flowscout.loop.proposers import Trained
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.workbench import Workbench, at_version
 
 logger = logging.getLogger(__name__)
-
-MIN_LABELS = 2
-"""With fewer labels nothing can be learned, and the batch is drawn at random."""
 
 RETRY_PAUSE_S = 0.2
 
@@ -91,26 +83,7 @@ def fit(bench: Workbench, number: int) -> FitRecord:
         return stored
     if record.state is RoundState.PLANNED:
         bench.history.rounds.advance(bench.held, record, RoundState.FITTING)
-    data = training_set(bench)
-    seed = derive_seed(record.seed, "fit")
-    kind, parent, artefact, diagnostics = "none", None, None, {}
-    if len(data.rows) >= MIN_LABELS:
-        surrogate = new_surrogate(bench)
-        parent = foretell(bench, record, surrogate, data)
-        surrogate.fit(*tensors(bench, data))
-        kind, diagnostics = bench.config.surrogate.type, surrogate.diagnostics()
-        artefact = bench.artefacts.put(surrogate.state_dict(), kind="surrogate")
-    fitted = FitRecord(
-        kind=kind,
-        seed=seed,
-        data_upto_seq=data.upto_seq,
-        data_count=len(data.rows),
-        data_sha256=data.sha256,
-        diagnostics=diagnostics,
-        artefact=artefact,
-        parent_id=None if parent is None else parent.id,
-    )
-    return bench.history.rounds.record_fit(bench.held, record, fitted)
+    return bench.history.rounds.record_fit(bench.held, record, fit_surrogate(bench, record))
 
 
 @one_thread()
@@ -151,7 +124,7 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
         model_fit_id=_id(fitted),
         params=trained.params,
         reward=trained.reward.as_dict(),
-        diagnostics=dict(trained.diagnostics) | {"fallback": not trained.healthy},
+        diagnostics=_diagnostics(trained),
         parent_id=None if parent is None else parent.id,
         artefact=_store(bench, trained),
     )
@@ -233,8 +206,10 @@ def collect(bench: Workbench, number: int) -> Progress:
             "Mend the oracle and run again: the same batch is dispatched again."
         )
     unsettled = [f"{n} {state}" for state, n in sorted(counts.items()) if state is not EvaluationState.DONE]
-    message = f"without a value: {', '.join(unsettled)}" if unsettled else None
-    history.rounds.advance(bench.held, record, RoundState.COMPLETE, message=message)
+    notes = [f"without a value: {', '.join(unsettled)}"] if unsettled else []
+    warning = calibration_warning(_fit_of(bench, record).diagnostics)
+    message = "; ".join([*notes, *([] if warning is None else [warning])])
+    history.rounds.advance(bench.held, record, RoundState.COMPLETE, message=message or None)
     return Progress(number, complete=True, waiting=0)
 
 
@@ -289,6 +264,12 @@ def _warm_start(bench: Workbench, parent: SamplerRecord | None) -> dict[str, Ten
     except WorkError as error:  # a head start only: the sampler is trained from nothing instead
         logger.warning("no warm start: %s", error)
         return None
+
+
+def _diagnostics(trained: Trained) -> dict[str, Any]:
+    found = dict(trained.diagnostics) | {"fallback": not trained.healthy}
+    share = trained.reward.floor_share
+    return found if share is None else found | {"floor_share": share}
 
 
 def _store(bench: Workbench, trained: Trained) -> ArtefactRecord | None:

@@ -60,12 +60,12 @@ class Tools:
     """What is made of a configuration when it is first used, and kept."""
 
     def __init__(self, config: CampaignConfig, *, folder: Path, files: Path) -> None:
-        self._config, self._folder, self._files = config, folder, files
+        self._config, self.folder, self._files = config, folder, files
 
     @cached_property
     def rules(self) -> SequenceRules | Listing:
         """What is in the space, without tensors."""
-        return rules_of(self._config, self._folder)
+        return rules_of(self._config, self.folder)
 
     @cached_property
     def space(self) -> "SequenceSpace | CatalogueSpace":
@@ -82,7 +82,7 @@ class Tools:
     def oracle(self) -> Oracle:
         """Who measures."""
         section, prop = self._config.oracle, self._config.objective.name
-        return build_oracle(section.model_dump(), folder=self._folder, property=prop)
+        return build_oracle(section.model_dump(), folder=self.folder, property=prop)
 
     @cached_property
     def artefacts(self) -> "ArtefactStore":

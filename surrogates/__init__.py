@@ -8,6 +8,7 @@ from flowscout.surrogates.as_model import AsModel, from_botorch
 from flowscout.surrogates.auto import AveragedGP, prior_weights
 from flowscout.surrogates.batch_acquisition import q_log_ei, q_ucb
 from flowscout.surrogates.botorch_model import BotorchSurrogate
+from flowscout.surrogates.canonical import CanonicalSurrogate, canonical
 from flowscout.surrogates.censored import censored_sites
 from flowscout.surrogates.diagnostics import PredictionScores, leave_one_out, score_predictions, spearman
 from flowscout.surrogates.ensemble import DeepEnsemble, TrainingOptions
@@ -30,6 +31,7 @@ __all__ = [
     "AsModel",
     "AveragedGP",
     "BotorchSurrogate",
+    "CanonicalSurrogate",
     "DeepEnsemble",
     "ExactGP",
     "FeasibilityClassifier",
@@ -45,6 +47,7 @@ __all__ = [
     "Symmetry",
     "TanimotoKernel",
     "TrainingOptions",
+    "canonical",
     "censored_sites",
     "condition_on",
     "dpp_batch",
