@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from flowscout.loop.proposers.evolution import Evolution, edit
 from flowscout.loop.proposers.protocol import Problem
-from flowscout.loop.spaces.protocol import EditableSpace
+from flowscout.loop.spaces.protocol import Space
 
 ANCHORED_LENGTH = 20
 """Steps of a trajectory from which a policy is anchored by default. Shorter ones learn by themselves."""
@@ -63,7 +63,7 @@ def most_edits(problem: Problem, elites: Any) -> Tensor:
     return (1 + (most - 1) * sure).round().long()
 
 
-def key_codes(space: EditableSpace[Any], states: Any) -> Tensor:
+def key_codes(space: Space[Any], states: Any) -> Tensor:
     """Return a number for each row's key, int64 `n` on the CPU; two keys share one by a chance of 2^-64."""
     codes = [
         int.from_bytes(hashlib.blake2b(space.key(text).encode(), digest_size=8).digest(), "big", signed=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowscout.errors import ConfigError
 from flowscout.loop.config import EXHAUSTIVE_LIMIT
+from flowscout.loop.proposers.anchors import key_codes
 from flowscout.loop.proposers.evolution import gumbel_top
 from flowscout.loop.proposers.protocol import TEST_DRAWS, UNIQUE_RANGE, Problem, Samples, Trained, holds_test_draws
 from flowscout.loop.rewards import FrozenReward
@@ -50,16 +51,18 @@ class ExhaustiveProposer:
             [problem.reward.values(states[i : i + _CHUNK]).double().cpu() for i in range(0, len(states), _CHUNK)]
         )
         symmetry = problem.space.log_symmetry(states).cpu()
+        labelled = key_codes(problem.space, problem.labelled)
+        fresh = ~torch.isin(key_codes(problem.space, states), labelled)
         reward = problem.reward
         if self.adjust and holds_test_draws(problem.space):
-            reward = _adjusted(reward, values, symmetry)
+            reward = _adjusted(reward, values[fresh], symmetry[fresh])
         return Trained(
             tensors={"values": values},
             reward=reward,
             params={"adjust": self.adjust},
             diagnostics={
                 "evaluations": len(states),
-                "unique_share": _unique_share(reward.of_values(values), symmetry),
+                "unique_share": _unique_share(reward.of_values(values[fresh]), symmetry[fresh]),
             },
         )
 

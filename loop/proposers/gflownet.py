@@ -27,7 +27,9 @@ ANCHORS = 0.5
 SLOPE_RANGE = (0.7, 1.3)
 """Where the slope of log p on log R must lie for the sampler to be trusted: it is 1 for the exact one."""
 
-_ANCHORS = "anchors"  # beside the policy's weights, whose names have a dot
+# Beside the policy's weights, whose names they must not be.
+_ANCHORS = "anchors"
+_EXPONENT = "exponent"
 _START = 0.15
 _EXPONENT_STEP = 1.8
 _MAX_ADJUSTMENTS = 8
@@ -39,7 +41,8 @@ _SMALL_LOSS = 1.0  # a residual of 1 nat
 class GFlowNetProposer:
     """Samples objects in proportion to the reward, by a policy trained for it.
 
-    With `adjust`, the exponent is moved until the share of unique samples lies in `UNIQUE_RANGE`. `anchors` is the
+    With `adjust`, the exponent is moved until the share of unique samples, those that are labelled already left
+    out, lies in `UNIQUE_RANGE`; with a warm start it starts from where the earlier one ended. `anchors` is the
     share of each training batch whose trajectories end in good labelled objects, in conservative edits of them,
     and in children of them; None takes `ANCHORS` of it where objects take `ANCHORED_LENGTH` steps or more, and
     none elsewhere. A sample that was an anchor has that for its origin.
@@ -73,12 +76,15 @@ class GFlowNetProposer:
             device=problem.device,
         )
         reward, adjustments = problem.reward, 0
+        labelled = key_codes(problem.space, problem.labelled)
         if self.adjust and holds_test_draws(problem.space):
-            reward, adjustments = self._adjust_exponent(trainer, reward, seed)
+            start = None if warm_start is None else warm_start.get(_EXPONENT)
+            exponent = reward.exponent * _START if start is None else float(start)
+            reward, adjustments = self._adjust_exponent(trainer, reward.with_exponent(exponent), labelled, seed)
         record = trainer.fit(self.steps)
-        unique = _unique_share(trainer, seed)
+        unique = _unique_share(trainer, labelled, seed)
         health = _health(problem, trainer, reward, seed)
-        tensors = dict(trainer.policy.state_dict())
+        tensors = dict(trainer.policy.state_dict()) | {_EXPONENT: torch.tensor(reward.exponent)}
         counts = {"unique_share": unique, "adjustments": adjustments, "n_anchors": 0}
         if anchors is not None:
             tensors[_ANCHORS] = key_codes(problem.space, anchors)
@@ -104,18 +110,20 @@ class GFlowNetProposer:
         """Return the settings with that share of anchors in a batch, in the place of other given data."""
         return replace(self.settings, behaviour=replace(self.settings.behaviour, data=share))
 
-    def _adjust_exponent(self, trainer: Trainer[Any], reward: FrozenReward, seed: int) -> tuple[FrozenReward, int]:
+    def _adjust_exponent(
+        self, trainer: Trainer[Any], reward: FrozenReward, labelled: Tensor, seed: int
+    ) -> tuple[FrozenReward, int]:
         """Return the reward at an exponent whose samples are unique in the share wanted, and the tries it took.
 
-        It starts flat and sharpens while the policy learns: a policy that has collapsed on a few objects hardly
-        finds back. Between a flat and a sharp exponent it bisects.
+        It starts from the reward's own, which is flat for a new policy, and sharpens while the policy learns: one
+        that has collapsed on a few objects hardly finds back. Between a flat and a sharp exponent it bisects.
         """
-        exponent, flat, sharp = reward.exponent * _START, 0.0, 0.0
+        exponent, flat, sharp = reward.exponent, 0.0, 0.0
         for tries in range(1, _MAX_ADJUSTMENTS + 1):
             reward = reward.with_exponent(exponent)
             trainer.log_reward = reward
             self._catch_up(trainer)
-            unique = _unique_share(trainer, seed)
+            unique = _unique_share(trainer, labelled, seed)
             if _within(unique, UNIQUE_RANGE):
                 return reward, tries
             if unique > UNIQUE_RANGE[1]:
@@ -151,7 +159,8 @@ class GFlowNetProposer:
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
     """Return the policy's weights, and the codes of the anchors it was trained on, if there were any."""
-    return {name: tensor for name, tensor in tensors.items() if name != _ANCHORS}, tensors.get(_ANCHORS)
+    weights = {name: tensor for name, tensor in tensors.items() if name not in (_ANCHORS, _EXPONENT)}
+    return weights, tensors.get(_ANCHORS)
 
 
 def _key_log_prob(space: EditableSpace[Any], policy: Policy, found: Draw[Any]) -> Tensor:
@@ -163,11 +172,13 @@ def _key_log_prob(space: EditableSpace[Any], policy: Policy, found: Draw[Any]) -
     return torch.where(twins, torch.logaddexp(found.log_pf, other), found.log_pf)
 
 
-def _unique_share(trainer: Trainer[Any], seed: int) -> float:
+def _unique_share(trainer: Trainer[Any], labelled: Tensor, seed: int) -> float:
+    """Return the share of different objects among the samples that are not `labelled`, `n` codes of keys."""
     device = trainer.generator.device
     found = trainer.draw(TEST_DRAWS, generator=Generator(device).manual_seed(seed))
-    keys = {trainer.space.key(text) for text in trainer.space.decode(found.states)}
-    return len(keys) / TEST_DRAWS
+    codes = key_codes(trainer.space, found.states)
+    fresh = codes[~torch.isin(codes, labelled)]
+    return len(torch.unique(fresh)) / max(1, len(fresh))
 
 
 def _health(problem: Problem, trainer: Trainer[Any], reward: FrozenReward, seed: int) -> dict[str, float]:

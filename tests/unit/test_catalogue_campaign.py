@@ -7,9 +7,10 @@ import pytest
 from flowscout import Campaign
 from flowscout.cli import run
 from flowscout.errors import ConfigError, ObjectError
-from flowscout.loop.beliefs import new_surrogate
 from flowscout.loop.config import CatalogueSection, parse_campaign
+from flowscout.loop.fitting import new_surrogate
 from flowscout.loop.spaces import CatalogueSpace
+from flowscout.loop.surrogate_choice import choose_surrogate
 from flowscout.loop.workbench import rules_of
 from flowscout.surrogates.numeric_kernels import TanimotoKernel
 
@@ -102,7 +103,9 @@ def test_features_that_are_named_are_the_ones_that_are_used(campaign):
 def test_metric_chooses_the_kernel(campaign):
     for metric, is_tanimoto in (("euclid", False), ("tanimoto", True)):
         found = campaign(("path: list.csv}", f"path: list.csv, features: [b], metric: {metric}}}"))
-        space, surrogate = found.workbench.space, new_surrogate(found.workbench)
+        bench = found.workbench
+        space = bench.space
+        surrogate = new_surrogate(bench, choose_surrogate(bench.config.surrogate, space, n_labels=9))
         X = space.features(space.enumerate())
         surrogate.fit(X[:9], X[:9] + 1)
         kernels = {type(module) for module in surrogate._fitted.model.modules()}

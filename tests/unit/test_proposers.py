@@ -83,6 +83,24 @@ def test_a_warm_start_is_recorded() -> None:
     assert (first.params["warm_start"], second.params["warm_start"]) == (False, True)
 
 
+def test_the_exponent_starts_from_where_a_warm_start_ended() -> None:
+    proposer = GFlowNetProposer(steps=60)
+    first = proposer.train(problem(exponent=40.0), seed=0)
+    second = proposer.train(problem(exponent=40.0), seed=1, warm_start=first.tensors)
+    assert second.diagnostics["adjustments"] < first.diagnostics["adjustments"]
+    assert UNIQUE_RANGE[0] - 0.05 <= second.diagnostics["unique_share"] <= UNIQUE_RANGE[1] + 0.05
+
+
+def test_labelled_objects_do_not_count_as_repeats() -> None:
+    made = problem(exponent=40.0)
+    best = SPACE.enumerate()[made.reward(SPACE.enumerate()).argsort(descending=True)[:3000]]
+    without, trained = (
+        GFlowNetProposer(steps=60).train(one, seed=0) for one in (made, replace(made, labelled=best))
+    )
+    # The best are known: what is left is flatter, so that a sharper reward still gives different samples.
+    assert trained.reward.exponent > without.reward.exponent
+
+
 def test_uniform_states_are_uniform() -> None:
     states = uniform_states(SequenceSpace("dna", 2), 16_000, seed=0, device=CPU)
     counts = torch.bincount(states.tokens[:, 0] * 4 + states.tokens[:, 1], minlength=16)
