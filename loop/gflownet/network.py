@@ -90,7 +90,7 @@ def layer(x: Tensor, weight: Tensor, bias: Tensor, *, rounds: bool) -> Tensor:
 
 def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return what a linear head says, in float32: rounded to bfloat16, a logit of 5 would err by 0.02."""
-    return product(torch.addmm, bias, x.float(), weight.t(), rounds=x.dtype == torch.bfloat16)
+    return product(torch.addmm, bias, x.to(weight.dtype), weight.t(), rounds=x.dtype == torch.bfloat16)
 
 
 def forward_pass(x: Tensor, weights: Sequence[Tensor], *, rounds: bool) -> list[Tensor]:
@@ -103,7 +103,7 @@ def forward_pass(x: Tensor, weights: Sequence[Tensor], *, rounds: bool) -> list[
         x = padded(x.bfloat16(), bucket(len(x)))
         weights = [w.bfloat16() for w in weights]
     else:
-        x = x.float()
+        x = x.to(weights[0].dtype)
     for weight, bias in zip(weights[::2], weights[1::2], strict=True):
         out = layer(x, weight, bias, rounds=rounds)
         saved += [x, weight, out]
@@ -157,10 +157,10 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounds: bool, n_layers: int, *weights: Tensor) -> tuple[Tensor, ...]:
         saved, heads = forward_pass(x, weights[:n_layers], rounds=rounds), weights[n_layers:]
-        ctx.n_saved, ctx.rounds = len(saved), rounds
+        ctx.n_saved, ctx.rounds, ctx.dtype = len(saved), rounds, weights[0].dtype
         ctx.save_for_backward(*saved, *heads[::2])
         found = [head(saved[-1], w, bias)[: len(x)] for w, bias in zip(heads[::2], heads[1::2], strict=True)]
-        return tuple(found) if heads else (saved[-1][: len(x)].float(),)
+        return tuple(found) if heads else (saved[-1][: len(x)].to(weights[0].dtype),)
 
     @staticmethod
     @once_differentiable
@@ -168,12 +168,13 @@ class _Pass(torch.autograd.Function):
         saved, heads = ctx.saved_tensors[: ctx.n_saved], ctx.saved_tensors[ctx.n_saved :]
         n, hidden = len(grads[0]), saved[-1]
         grads = tuple(like(g, saved) for g in grads)
-        found = [part.float() for g in grads for part in (g.t() @ hidden, g.sum(0))] if heads else []
+        found = [part.to(ctx.dtype) for g in grads for part in (g.t() @ hidden, g.sum(0))] if heads else []
         grad = sum(g @ w.to(g.dtype) for g, w in zip(grads, heads, strict=True)) if heads else grads[0]
         for _, at_sums, x in backward_pass(saved, grad, rounds=ctx.rounds):
-            found = [product(torch.mm, at_sums.t(), x, rounds=ctx.rounds).float(), at_sums.sum(0).float(), *found]
+            of_weight = product(torch.mm, at_sums.t(), x, rounds=ctx.rounds)
+            found = [of_weight.to(ctx.dtype), at_sums.sum(0).to(ctx.dtype), *found]
             grad = at_sums
-        at_input = (grad @ saved[1])[:n].float() if ctx.needs_input_grad[0] else None
+        at_input = (grad @ saved[1])[:n].to(ctx.dtype) if ctx.needs_input_grad[0] else None
         return (at_input, None, None, *found)
 
 
