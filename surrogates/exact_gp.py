@@ -25,7 +25,8 @@ from gpytorch.priors import LogNormalPrior
 from linear_operator import to_linear_operator
 from torch import Generator, Tensor
 
-from flowscout.errors import FlowscoutError, LabelError, ShapeError
+from flowscout.errors import ShapeError
+from flowscout.surrogates.checks import check_labels, check_state, label_scale, not_fitted
 from flowscout.surrogates.diagnostics import leave_one_out, score_predictions
 from flowscout.surrogates.kernels import KernelName, Prepared, Symmetry, cholesky, code_kernel, describe, levels_of
 from flowscout.surrogates.label_noise import (
@@ -124,11 +125,12 @@ class ExactGP:
         Raises: ShapeError for wrong shapes or dtypes; LabelError, naming the row, for a label that is not
         finite, a variance below 0 or bounds out of order, or if the labels' spread overflows.
         """
-        labels = _check_labels(X, Y)
+        _check_codes(X)
+        labels = check_labels(X, Y)
         known, limits = check_noise(noise, labels), check_bounds(bounds, labels)
         measured = limits.isnan().all(1).nonzero().flatten()
         learned_from = measured if len(measured) else torch.arange(len(labels), device=labels.device)
-        label_mean, label_sd = _label_scale(labels[learned_from])
+        label_mean, label_sd = label_scale(labels[learned_from])
         standardised = (labels - label_mean) / label_sd
         known = (known / label_sd.square()).clamp_min(LEAST_NOISE)
         some = learned_from[_evenly_spaced(labels[learned_from].argsort(stable=True), MAX_LEARNING).sort().values]
@@ -205,8 +207,10 @@ class ExactGP:
 
         Raises: ShapeError if the state is of another surrogate or of other data.
         """
-        labels = _check_labels(X, Y)
-        _check_state(state, X)
+        _check_codes(X)
+        labels = check_labels(X, Y)
+        required = {"label_mean", "label_sd", "fit_succeeded"}
+        check_state(state, len(X), required, "an ExactGP")
         standardised = (labels - state["label_mean"]) / state["label_sd"]
         some = _evenly_spaced(labels.argsort(stable=True), MAX_LEARNING).sort().values
         model = self._build(X[some], standardised[some])
@@ -328,10 +332,7 @@ class ExactGP:
 
     def _require_fit(self, X: Tensor | None = None) -> _Fitted:
         if self._fitted is None:
-            raise FlowscoutError(
-                "the surrogate holds no labels, expected a fit before a prediction. "
-                "Call fit(X, Y) or load_state_dict(state, X, Y) first."
-            )
+            raise not_fitted()
         if X is not None:
             _check_codes(X, self._fitted.X.shape[1])
         return self._fitted
@@ -412,20 +413,6 @@ def _prior(model: SingleTaskGP, X: Tensor) -> Tensor:
     return covariance
 
 
-def _label_scale(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and sd that standardise `labels`, `n`; sd 1 where they are constant to rounding."""
-    mean = labels.mean()
-    sd = (labels - mean).square().mean().sqrt()
-    if not bool(sd.isfinite()):
-        raise LabelError(
-            f"labels between {labels.min().item():.3g} and {labels.max().item():.3g} overflow when their "
-            "variance is taken, expected magnitudes under 1e150. Rescale them, or use their logarithms."
-        )
-    if sd <= 1e-13 * labels.abs().max():
-        return labels[0].clone(), torch.ones_like(sd)
-    return mean, sd
-
-
 def _check_codes(X: Tensor, width: int | None = None) -> None:
     if X.ndim != 2 or X.dtype != torch.float64 or (width is not None and X.shape[1] != width):
         raise ShapeError(
@@ -438,36 +425,4 @@ def _check_codes(X: Tensor, width: int | None = None) -> None:
         raise ShapeError(
             "X holds values that are not category codes, expected integers from 0 in every entry. "
             "Encode letters by their place in the alphabet."
-        )
-
-
-def _check_labels(X: Tensor, Y: Tensor) -> Tensor:
-    """Return the labels as a vector, `n`, once `X`, `n x d`, and `Y`, `n x 1`, fit together."""
-    _check_codes(X)
-    if Y.shape != (X.shape[0], 1) or Y.dtype != torch.float64:
-        raise ShapeError(
-            f"Y has shape {tuple(Y.shape)} and dtype {Y.dtype}, expected ({X.shape[0]}, 1) in torch.float64: "
-            "one row per row of X, one column per property. A vector becomes a column by Y.unsqueeze(-1)."
-        )
-    bad = (~Y.isfinite()).nonzero()
-    if bad.numel():
-        row = int(bad[0, 0].item())
-        raise LabelError(
-            f"label {Y[row, 0].item()!r} at row {row}, expected a finite number. "
-            "Record a failed measurement as missing and leave its row out of the training set."
-        )
-    return Y.squeeze(-1).clone()
-
-
-def _check_state(state: dict[str, Tensor], X: Tensor) -> None:
-    required = {"label_mean", "label_sd", "n_labels", "fit_succeeded"}
-    if not required <= state.keys():
-        raise ShapeError(
-            f"the state has no {', '.join(sorted(required - state.keys()))}, expected the state_dict() of an "
-            "ExactGP. Refit, or load the artefact of this surrogate."
-        )
-    if int(state["n_labels"].item()) != X.shape[0]:
-        raise ShapeError(
-            f"the state was fitted to {int(state['n_labels'].item())} labels and {X.shape[0]} came, expected "
-            "the same rows. Take exactly the rows with seq <= the fit's data_upto_seq."
         )
