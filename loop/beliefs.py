@@ -16,6 +16,7 @@ from flowscout.db import FitRecord, RoundRecord, SamplerRecord, TrainingSet
 from flowscout.loop.acquisition_choice import make_acquisition
 from flowscout.loop.fitting import labels_of, load_surrogate, training_set
 from flowscout.loop.gflownet import TrainerSettings
+from flowscout.loop.labels import features_of
 from flowscout.loop.proposers import (
     ExhaustiveProposer,
     GeneticProposer,
@@ -71,7 +72,7 @@ def make_problem(
         surrogate,
         labelled=features(labelled),
         best=labels_of(bench, data).Y.max().item(),
-        pending=_features(bench, pending),
+        pending=features_of(bench.space, pending),
         reference=features(reference),
         seed=derive_seed(record.seed, "acquisition"),
     )
@@ -89,7 +90,7 @@ def make_problem(
     reward = replace(
         reward,
         log_feasible=_log_feasible(bench, data, infeasible),
-        X_pending=_features(bench, pending),
+        X_pending=features_of(bench.space, pending),
         conditions={"pending": pending, "infeasible": infeasible},
     )
     return Problem(space, reward, labelled, device, sd)
@@ -102,18 +103,13 @@ def _conditions(bench: Workbench) -> dict[str, list[str]]:
     return {"pending": sorted(set(history.queries.pending(campaign_id))), "infeasible": infeasible}
 
 
-def _features(bench: Workbench, objects: Sequence[str]) -> Tensor:
-    space: EditableSpace[Any] = bench.space
-    return space.features(space.parse(list(objects)))
-
-
 def _log_feasible(bench: Workbench, data: TrainingSet, infeasible: Sequence[str]) -> LogProbability | None:
     """Return what is believed of whether objects can be measured; None where too few failed to say."""
     if len(infeasible) < MIN_FAILURES or isinstance(bench.space, CatalogueSpace):
         return None  # it compares letters, and a catalogue has numbers
     symmetry = bench.space.symmetry
     measured = [row.object for row in data.rows] + [row.object for row in data.bounded]
-    X = canonical(_features(bench, [*measured, *infeasible]), symmetry)
+    X = canonical(features_of(bench.space, [*measured, *infeasible]), symmetry)
     classifier = FeasibilityClassifier(max_rows=MAX_OUTCOMES)
     classifier.fit(X, torch.arange(len(X)) < len(measured))
     return lambda X: classifier.log_probability(canonical(X, symmetry))

@@ -36,6 +36,11 @@ class Labels:
         return len(self.Y)
 
 
+def features_of(space: Space[Any], objects: Sequence[str]) -> Tensor:
+    """Return the features of objects given as text, `n x d`."""
+    return space.features(space.parse(list(objects)))
+
+
 def make_labels(space: Space[Any], data: TrainingSet, *, sign: float) -> Labels:
     """Return the labels of a training set in the order of candidate keys; `sign` is -1 where small is good."""
     values, noise = _pooled(data.rows)
@@ -45,10 +50,10 @@ def make_labels(space: Space[Any], data: TrainingSet, *, sign: float) -> Labels:
     ]
     bounds = torch.tensor(limits, dtype=torch.float64).reshape(-1, 2)
     return Labels(
-        X=_features(space, [row.object for row in data.rows]),
+        X=features_of(space, [row.object for row in data.rows]),
         Y=(sign * values).unsqueeze(-1),
         noise=noise,
-        X_bounded=_features(space, [row.object for row in data.bounded]),
+        X_bounded=features_of(space, [row.object for row in data.bounded]),
         bounds=bounds if sign > 0 else -bounds.flip(1),
     )
 
@@ -111,7 +116,3 @@ def _pooled(rows: Sequence[TrainingRow]) -> tuple[Tensor, Tensor | None]:
             if any(one.sem is not None or one.n is not None for one in row.readings):
                 values[i] = pooled.means[place[row.key]]
     return values, None if bool(noise.isnan().all()) else noise
-
-
-def _features(space: Space[Any], objects: Sequence[str]) -> Tensor:
-    return space.features(space.parse(list(objects)))

@@ -3,6 +3,7 @@
 How many objects of it are proposed belongs to the proposers.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -93,7 +94,7 @@ class Evolution:
 
 
 @dataclass(frozen=True)
-class SearchProposer:
+class SearchProposer(ABC):
     """Draws from the new objects that an evolution has met; which evolution that is, its kind says."""
 
     evaluations: int = 7_680
@@ -105,9 +106,9 @@ class SearchProposer:
                 f"evaluations is {self.evaluations!r}, expected at least 1. Omit it for the default."
             )
 
+    @abstractmethod
     def evolution(self, space: EditableSpace[Any]) -> Evolution:
         """Return how objects of a space are searched."""
-        raise NotImplementedError
 
     def train(
         self,
