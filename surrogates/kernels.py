@@ -4,7 +4,7 @@ What is fitted to labels belongs in the surrogate modules; what an object means 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from botorch.models.kernels import CategoricalKernel
@@ -124,23 +124,44 @@ class GappedPairKernel(Kernel):  # type: ignore[misc]
     def __init__(self, n_levels: int) -> None:
         super().__init__()
         self.max_gap = max(1, MAX_PAIRS // n_levels**2)
+        self._kept: list[tuple[Tensor, int, Prepared]] = []
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Tensor:
         """Return the covariance, `... x n x m`, or its diagonal, `... x n`."""
         return _forward(self, x1, x2, diag=diag)
 
     def prepare(self, x: Tensor, n_levels: int) -> Prepared:
-        """Return the presence of each pair, float32 `... x n x F`, and the root of their number, `... x n x 1`."""
+        """Return the presence of each pair, float32 `... x n x F`, and the root of their number, `... x n x 1`.
+
+        In training mode the last two answers are kept: each step of a fit asks for the same codes, and images.
+        """
+        if not self.training:
+            return self._read(x, n_levels)
+        for codes, levels, found in self._kept:
+            if levels == n_levels and torch.equal(codes, x):
+                return found
+        found = self._read(x, n_levels)
+        self._kept = [*self._kept[-1:], (x, n_levels, found)]
+        return found
+
+    def train(self, mode: bool = True) -> Self:
+        """Begin or end training; at its end nothing is kept."""
+        self._kept = []
+        trained: Self = super().train(mode)
+        return trained
+
+    def _read(self, x: Tensor, n_levels: int) -> Prepared:
         length = x.shape[-1]
         codes, n_gaps = x.long(), max(1, min(self.max_gap, length - 1))
         # Only near pairs are ever made: all pairs of 10,000 places are 50 million.
         place, step = torch.arange(length, device=x.device), torch.arange(1, n_gaps + 1, device=x.device)
         first, offset = torch.where(place.unsqueeze(-1) + step < length)
-        gap = offset + 1
-        second = first + gap
-        place = ((gap - 1) * n_levels + codes[..., first]) * n_levels + codes[..., second]
         if length == 1:
             place = torch.zeros_like(codes)  # no pair: all are alike
+        else:
+            place = (codes * n_levels).index_select(-1, first)
+            place += codes.index_select(-1, first + offset + 1)
+            place += offset * n_levels**2
         # float32 counts pairs exactly, in half the time of float64.
         found = torch.zeros(*codes.shape[:-1], n_gaps * n_levels**2, dtype=torch.float32, device=x.device)
         found.scatter_(-1, place, 1.0)
@@ -304,7 +325,8 @@ def levels_of(kernel: Kernel, x: Tensor) -> int:
 
 def _forward(kernel: Any, x1: Tensor, x2: Tensor, *, diag: bool) -> Tensor:
     n_levels = max(levels_of(kernel, x1), levels_of(kernel, x2))
-    a, b = kernel.prepare(x1, n_levels), kernel.prepare(x2, n_levels)
+    a = kernel.prepare(x1, n_levels)
+    b = a if x1.shape == x2.shape and torch.equal(x1, x2) else kernel.prepare(x2, n_levels)
     covariance: Tensor = kernel.aligned(a, b) if diag else kernel.compare(a, b)
     return covariance
 

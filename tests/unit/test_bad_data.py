@@ -118,8 +118,8 @@ def test_a_row_that_is_no_number_is_refused_by_its_place_and_nothing_is_written(
         goes_on(campaign)
 
 
-# Two of five: with 10,000 places the ensemble's first layer has 41 million weights and trains for half an hour.
-@pytest.mark.parametrize("kind", ["gp", "linear"])
+# Three of five: with 10,000 places the ensemble's first layer has 41 million weights and trains for half an hour.
+@pytest.mark.parametrize("kind", ["auto", "gp", "linear"])
 def test_ten_thousand_features(kind):
     space = SequenceSpace("dna", 10_000)
     choice = choose_surrogate(SurrogateSection(type=kind), space, n_labels=12)

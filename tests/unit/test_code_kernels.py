@@ -62,6 +62,29 @@ def test_one_letter_has_no_pair_and_all_are_alike():
     assert torch.equal(GappedPairKernel(4).forward(X, X), torch.ones(3, 3).double())
 
 
+@pytest.mark.parametrize("symmetry", [None, lambda X: 3.0 - X.flip(-1)])
+def test_a_fit_reads_the_pairs_of_its_codes_once(monkeypatch, symmetry):
+    asked, read = [], GappedPairKernel._read
+    monkeypatch.setattr(GappedPairKernel, "_read", lambda *given: asked.append(given) or read(*given))
+    gp = ExactGP(kernel="pairs", levels=4, symmetry=symmetry)
+    gp.fit(codes(40), labels(codes(40)))
+    images = 1 if symmetry is None else 2
+    assert len(asked) <= 3 * images  # in training, for the factor, and to be kept for predictions
+    assert gp._fitted.model.covar_module.base_kernel.training is False
+
+
+def test_pairs_kept_in_training_are_those_of_the_codes_asked_for():
+    kernel = GappedPairKernel(4)
+    known = [kernel.train(mode=False).prepare(codes(9, seed=k), 4) for k in range(4)]
+    kernel.train()
+    for k in (0, 1, 0, 2, 3, 3, 1):
+        found = kernel.prepare(codes(9, seed=k), 4)
+        assert all(torch.equal(one, other) for one, other in zip(found, known[k], strict=True))
+    assert kernel.prepare(codes(9), 5)[0].shape != known[0][0].shape
+    assert len(kernel._kept) == 2
+    assert kernel.eval()._kept == []
+
+
 def test_additive_kernel_is_the_weighted_share_of_agreement():
     kernel = AdditiveKernel(6).double()
     torch.nn.init.normal_(kernel.raw_weight, generator=torch.Generator().manual_seed(0))
