@@ -155,7 +155,8 @@ def select_batch(
 ) -> list[ProposalRecord]:
     """Return a proposal for every drawn object, the batch ranked from 1.
 
-    Each place takes the best of a posterior draw of its own, the explored places among what was explored.
+    Each place takes the best of a posterior draw of its own, given what is pending; the explored places take
+    theirs among what was explored.
     """
     size = min(bench.config.batch.size, len(drawn))
     if surrogate is None or problem is None:
@@ -169,7 +170,7 @@ def select_batch(
     chosen = [
         rows[i]
         for rows, n in ((far, n_far), (near, size - n_far))
-        for i in thompson_batch(surrogate, X[rows], n, generator=generator)
+        for i in thompson_batch(surrogate, X[rows], n, generator=generator, X_pending=problem.reward.X_pending)
     ]
     ranks = {index: rank for rank, index in enumerate(chosen, start=1)}
     values = problem.reward.values(states)
