@@ -27,6 +27,7 @@ from flowscout.db.records import (
     SamplerRecord,
     TrainingRow,
     TrainingSet,
+    VetoRecord,
 )
 from flowscout.db.states import (
     AttemptState,
@@ -69,6 +70,7 @@ __all__ = [
     "Told",
     "TrainingRow",
     "TrainingSet",
+    "VetoRecord",
     "parse_url",
     "sidecar_folder",
     "this_owner",

@@ -8,6 +8,7 @@ from flowscout.db.experiments import Experiments
 from flowscout.db.measurements import Measurements
 from flowscout.db.queries import Queries
 from flowscout.db.rounds import Rounds
+from flowscout.db.vetoes import Vetoes
 
 
 class History:
@@ -29,6 +30,7 @@ class History:
         self.rounds = Rounds(self.database)
         self.experiments = Experiments(self.database)
         self.measurements = Measurements(self.database)
+        self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
 
     def close(self) -> None:

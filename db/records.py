@@ -140,6 +140,15 @@ class ProposalRecord:
 
 
 @dataclass(frozen=True)
+class VetoRecord:
+    """What became of a vetoed object: who has its place in the batch now, and whether the veto was new."""
+
+    object: str
+    replacement: str | None
+    new: bool
+
+
+@dataclass(frozen=True)
 class Claim:
     """One attempt at one evaluation, committed before the oracle is called."""
 

@@ -4,9 +4,9 @@ import getpass
 import hashlib
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,29 @@ class Campaign:
         columns = ["candidate_id", "object", "mean", "sd", "acquisition"]
         rows = [{name: getattr(p, name) for name in columns} for p in proposals if p.object in waiting]
         return pd.DataFrame(rows, columns=columns)
+
+    def veto(self, objects: Sequence[str], *, reason: str, actor: str | None = None) -> "pd.DataFrame":
+        """Take objects out of the batch before anybody has begun to measure them: all of them, or none.
+
+        They are never proposed again in this campaign; values of them can still be told. Each place goes to the
+        next best that the round considered and did not take, if there is one. The same veto again changes
+        nothing. Returns object, replacement (who has its place now), new.
+
+        Raises:
+            ConfigError: no reason came.
+            ObjectError: an object is not in the space.
+            StateError: an object is in no batch, or its measurement has begun or is over.
+        """
+        import pandas as pd
+
+        if not reason.strip():
+            raise ConfigError("a veto came without a reason, expected a few words; they are kept in the history.")
+        bench = self._bench
+        named = [bench.tools.rules.require(text) for text in objects]
+        wanted = {bench.tools.rules.key(text): text for text in named}
+        done = bench.history.vetoes.add(bench.campaign.id, wanted, reason=reason, actor=actor or _user())
+        self._complete_if_possible()
+        return pd.DataFrame([asdict(one) for one in done], columns=["object", "replacement", "new"])
 
     def run_round(self) -> "Progress | None":
         """Run the round that is due to its end, calling the oracle; None when the campaign is finished.

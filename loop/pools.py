@@ -54,10 +54,10 @@ class Belief:
 
 
 class Pool:
-    """Distinct unseen objects as they are drawn, and those refused because they are known already."""
+    """Distinct unseen objects as they are drawn, and those refused because they are known or were vetoed."""
 
-    def __init__(self, space: EditableSpace[Any], known: set[str]) -> None:
-        self._space, self._known = space, known
+    def __init__(self, space: EditableSpace[Any], known: set[str], vetoed: set[str] | None = None) -> None:
+        self._space, self._known, self._vetoed = space, known, vetoed or set()
         self.drawn: dict[str, Drawn] = {}
         self.refused: dict[str, ProposalRecord] = {}
 
@@ -83,8 +83,14 @@ class Pool:
             if key not in self._known and len(self.drawn) < MAX_POOL:
                 self.drawn.setdefault(key, Drawn(key, text, value, origin))
             elif key in self._known and key not in self.refused:
-                refusal = ProposalRecord(key, text, origin, Decision.DUPLICATE, log_prob=value)
-                self.refused[key] = replace(refusal, reason="measured or awaited already")
+                self.refused[key] = self._refusal(key, text, origin, value)
+
+    def _refusal(self, key: str, text: str, origin: str, log_prob: float | None) -> ProposalRecord:
+        if key in self._vetoed:
+            decision, reason = Decision.VETOED, "vetoed in an earlier round"
+        else:
+            decision, reason = Decision.DUPLICATE, "measured or awaited already"
+        return ProposalRecord(key, text, origin, decision, log_prob=log_prob, reason=reason)
 
 
 def draw_pool(bench: Workbench, record: RoundRecord, run: SamplerRecord, problem: Problem | None) -> Pool:
@@ -93,7 +99,7 @@ def draw_pool(bench: Workbench, record: RoundRecord, run: SamplerRecord, problem
     Without a `problem` nothing is known yet, and all of it is drawn uniformly.
     """
     known = bench.history.measurements.known_keys(bench.campaign.id)
-    pool = Pool(bench.space, known)
+    pool = Pool(bench.space, known, bench.history.vetoes.keys(bench.campaign.id))
     if problem is not None:
         _explore(bench, record, pool, problem)
     n_explored = len(pool)

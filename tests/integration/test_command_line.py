@@ -14,7 +14,7 @@ import pytest
 
 from flowscout.cli import run
 
-COMMANDS = ("demo", "init", "validate", "run", "status", "best", "history", "tell", "ask", "plot")
+COMMANDS = ("demo", "init", "validate", "run", "status", "best", "history", "tell", "ask", "veto", "plot")
 RIGHT = """\
 campaign: binders
 seed: 3

@@ -1,4 +1,4 @@
-"""Commands for people who measure: ask for a batch, tell results."""
+"""Commands for people who measure: ask for a batch, veto what must not be made, tell results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command(epilog="Example: flowscout tell campaign.yaml labels.csv --source eln-2024")(tell)
     app.command(epilog="Example: flowscout ask campaign.yaml -n 24 --json")(ask)
+    app.command(epilog="Example: flowscout veto campaign.yaml ACGTACGT --reason 'not to be synthesised'")(veto)
 
 
 def tell(
@@ -52,3 +53,21 @@ def ask(
         name = found.name
     rows = [{str(key): value for key, value in row.items()} for row in batch.to_dict("records")]
     print_rows(rows, as_json=as_json, title=f"to be measured for {name}")
+
+
+def veto(
+    campaign: CampaignPath,
+    objects: Annotated[list[str], typer.Argument(metavar="OBJECT...", help="Objects of the batch that waits.")],
+    reason: Annotated[str, typer.Option(help="Why they must not be measured; kept in the history.")],
+    actor: Annotated[str | None, typer.Option(help="Who vetoes; default: you.")] = None,
+    db: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take objects out of the batch before they are measured; the next best take their places."""
+    from flowscout.loop.campaign import Campaign
+
+    with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
+        done = found.veto(objects, reason=reason, actor=actor)
+        name = found.name
+    rows = [{str(key): value for key, value in row.items()} for row in done.to_dict("records")]
+    print_rows(rows, as_json=as_json, title=f"vetoed in {name}")
