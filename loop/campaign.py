@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import History, MeasurementRecord, StatusRecord, Told
 from flowscout.errors import CampaignBusyError, ConfigError, LabelError, StateError
 from flowscout.loop.config import CampaignConfig, CampaignFile, database_url, read_campaign_file
+from flowscout.loop.included import check_included
 from flowscout.loop.oracles import Oracle, build_oracle, numbers, read_table
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.listing import Listing
@@ -89,14 +90,17 @@ class Campaign:
         self._complete_if_possible()
         return told
 
-    def ask(self, n: int | None = None) -> "pd.DataFrame":
+    def ask(self, n: int | None = None, *, include: Sequence[str] = ()) -> "pd.DataFrame":
         """Return the batch that is to be measured next: candidate_id, object, mean, sd, acquisition.
 
         A batch whose results are not all told is returned again, as far as it still waits. `n` is the size
-        of a new batch, by default that of the campaign file.
+        of a new batch, by default that of the campaign file. Your own candidates, `include`, have the first of
+        its places; the others are chosen as if these were being measured.
 
         Raises:
-            StateError: the campaign is finished.
+            ObjectError: an object to include is not in the space, comes twice, was measured or vetoed, or waits.
+            ConfigError: more are to be included than the batch has places.
+            StateError: the campaign is finished, or a batch waits that holds not all of those to include.
         """
         import pandas as pd
 
@@ -105,9 +109,11 @@ class Campaign:
         if n is not None and n < 1:
             raise ConfigError(f"a batch of {n} was asked for, expected 1 or more; leave it out for the file's.")
         with self._held(size=n) as bench:
+            unfinished = bench.history.rounds.unfinished(bench.campaign.id)
+            if unfinished is not None:
+                stages.collect(bench, unfinished.number)  # its results may all be told
+            own = check_included(bench, [include] if isinstance(include, str) else include)
             number = stages.plan(bench)
-            if number is not None and stages.collect(bench, number).complete:
-                number = stages.plan(bench)
             if number is None:
                 raise StateError(
                     f"campaign {self.name!r} is finished: its budget of {bench.config.budget.rounds} rounds or "
@@ -115,7 +121,7 @@ class Campaign:
                 )
             stages.fit(bench, number)
             stages.train(bench, number)
-            stages.propose(bench, number)
+            stages.propose(bench, number, include=own)
             stages.hand_over(bench, number)
             record = bench.history.rounds.get(bench.campaign.id, number)
             waiting = set(bench.history.queries.pending(bench.campaign.id))
@@ -141,7 +147,7 @@ class Campaign:
         if not reason.strip():
             raise ConfigError("a veto came without a reason, expected a few words; they are kept in the history.")
         bench = self._bench
-        named = [bench.tools.rules.require(text) for text in objects]
+        named = [bench.tools.rules.require(text) for text in ([objects] if isinstance(objects, str) else objects)]
         wanted = {bench.tools.rules.key(text): text for text in named}
         done = bench.history.vetoes.add(bench.campaign.id, wanted, reason=reason, actor=actor or _user())
         self._complete_if_possible()

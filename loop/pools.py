@@ -32,6 +32,9 @@ _MAX_CHUNKS = 4
 EXPLORED = "explore"
 """The origin of what was looked for outside the mode of the best."""
 
+USER = "user"
+"""The origin of a user's own candidates, which have the first places of the batch."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -93,13 +96,23 @@ class Pool:
         return ProposalRecord(key, text, origin, decision, log_prob=log_prob, reason=reason)
 
 
-def draw_pool(bench: Workbench, record: RoundRecord, run: SamplerRecord, problem: Problem | None) -> Pool:
+def draw_pool(
+    bench: Workbench,
+    record: RoundRecord,
+    run: SamplerRecord,
+    problem: Problem | None,
+    *,
+    include: Sequence[str] = (),
+) -> Pool:
     """Return a pool of samples, topped up with uniform draws where the sampler leaves it too small.
 
-    Without a `problem` nothing is known yet, and all of it is drawn uniformly.
+    Without a `problem` nothing is known yet, and all of it is drawn uniformly. A user's own objects, `include`,
+    stand first.
     """
     known = bench.history.measurements.known_keys(bench.campaign.id)
     pool = Pool(bench.space, known, bench.history.vetoes.keys(bench.campaign.id))
+    if include:
+        pool.take(bench.space.parse(include, bench.device), origin=USER)
     if problem is not None:
         _explore(bench, record, pool, problem)
     n_explored = len(pool)
@@ -161,8 +174,8 @@ def select_batch(
 ) -> list[ProposalRecord]:
     """Return a proposal for every drawn object, the batch ranked from 1.
 
-    Each place takes the best of a posterior draw of its own, given what is pending; the explored places take
-    theirs among what was explored.
+    A user's own objects come first. Every other place takes the best of a posterior draw of its own, given what
+    is pending and what the user has chosen; the explored places take theirs among what was explored.
     """
     size = min(bench.config.batch.size, len(drawn))
     if surrogate is None or problem is None:
@@ -170,13 +183,16 @@ def select_batch(
     states = bench.space.parse([one.text for one in drawn], bench.device)
     X = problem.reward.features(states)
     generator = Generator().manual_seed(derive_seed(record.seed, "select"))
+    own = [i for i, one in enumerate(drawn) if one.origin == USER]
     far = [i for i, one in enumerate(drawn) if one.origin == EXPLORED]
-    near = [i for i, one in enumerate(drawn) if one.origin != EXPLORED]
-    n_far = min(n_elsewhere(bench, record), len(far))
-    chosen = [
+    near = [i for i, one in enumerate(drawn) if one.origin not in (USER, EXPLORED)]
+    n_far = min(n_elsewhere(bench, record), len(far), size - len(own))
+    pending = problem.reward.X_pending
+    X_pending = X[own] if pending is None else torch.cat([pending.to(X), X[own]])
+    chosen = own + [
         rows[i]
-        for rows, n in ((far, n_far), (near, size - n_far))
-        for i in thompson_batch(surrogate, X[rows], n, generator=generator, X_pending=problem.reward.X_pending)
+        for rows, n in ((far, n_far), (near, size - len(own) - n_far))
+        for i in thompson_batch(surrogate, X[rows], n, generator=generator, X_pending=X_pending)
     ]
     ranks = {index: rank for rank, index in enumerate(chosen, start=1)}
     values = problem.reward.values(states)

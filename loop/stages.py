@@ -8,6 +8,7 @@ for each other cost more than they give, and sums come out the same on any numbe
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,8 +133,11 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
 
 
 @one_thread()
-def propose(bench: Workbench, number: int) -> list[ProposalRecord]:
-    """Draw a pool of unique unseen objects, pick the batch, and queue its evaluations."""
+def propose(bench: Workbench, number: int, *, include: Sequence[str] = ()) -> list[ProposalRecord]:
+    """Draw a pool of unique unseen objects, pick the batch, and queue its evaluations.
+
+    A user's own objects, `include`, which `check_included` has passed, have the first places.
+    """
     bench, record = _turn(bench, number)
     if record.state is not RoundState.TRAINING:
         return bench.history.rounds.proposals(record.id, selected=True)
@@ -142,7 +146,7 @@ def propose(bench: Workbench, number: int) -> list[ProposalRecord]:
         raise StateError(f"round {number} has no trained sampler; run its stage `train` first.")
     fitted = _fit_of(bench, record)
     problem = None if fitted.kind == "none" else make_problem(bench, record, fitted, stored=run)
-    pool = draw_pool(bench, record, run, problem)
+    pool = draw_pool(bench, record, run, problem, include=include)
     surrogate = None if problem is None else load_surrogate(bench, fitted)
     proposals = select_batch(bench, record, list(pool.drawn.values()), surrogate, problem)
     proposals.extend(pool.refused.values())

@@ -42,6 +42,10 @@ def tell(
 def ask(
     campaign: CampaignPath,
     n: Annotated[int | None, typer.Option("-n", min=1, help="Batch size; default: the file's.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OBJECT", help="An object of your own that is to join the batch; once for each."),
+    ] = None,
     db: Database = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +53,7 @@ def ask(
     from flowscout.loop.campaign import Campaign
 
     with Campaign.from_yaml(campaign, db=db) as found:
-        batch = found.ask(n)
+        batch = found.ask(n, include=include or [])
         name = found.name
     rows = [{str(key): value for key, value in row.items()} for row in batch.to_dict("records")]
     print_rows(rows, as_json=as_json, title=f"to be measured for {name}")
