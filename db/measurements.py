@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
+from typing import Any
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, aliased
@@ -82,6 +83,25 @@ class Measurements:
             found = session.scalars(measured.where(Candidate.campaign_id == campaign_id).distinct())
             awaited = session.scalars(wanted.where(Candidate.campaign_id == campaign_id).distinct())
             return set(found) | set(awaited)
+
+    def as_run(self, campaign_id: int, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the conditions that candidates were measured under, by key: of several the earliest.
+
+        Candidates without any are left out.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        with self._database.read() as session:
+            for chunk in chunks(keys):
+                query = (
+                    select(Candidate.key, Measurement.as_run)
+                    .join(Candidate, Candidate.id == Measurement.candidate_id)
+                    .where(Candidate.campaign_id == campaign_id, Candidate.key.in_(chunk))
+                    .order_by(Measurement.seq)
+                )
+                for key, conditions in session.execute(query):
+                    if conditions:
+                        found.setdefault(key, conditions)
+        return found
 
     def rebuild_current_values(self, campaign_id: int) -> None:
         """Make `current_value` anew from the measurements."""

@@ -17,6 +17,7 @@ from flowscout.loop.acquisition_choice import make_acquisition
 from flowscout.loop.fitting import labels_of, load_surrogate, training_set
 from flowscout.loop.gflownet import TrainerSettings
 from flowscout.loop.labels import features_of
+from flowscout.loop.outside import inside
 from flowscout.loop.proposers import (
     ExhaustiveProposer,
     GeneticProposer,
@@ -52,7 +53,7 @@ def make_problem(
     device = bench.device
     data = training_set(bench, upto_seq=fitted.data_upto_seq)
     ranked = sorted(data.rows, key=lambda row: (-bench.sign * row.value, row.key))
-    labelled = space.parse([row.object for row in ranked], device)
+    labelled = space.parse(inside(bench, [row.object for row in ranked]), device)
     conditions = _conditions(bench) if stored is None else stored.reward
     pending, infeasible = (conditions.get(name, []) for name in ("pending", "infeasible"))
 
@@ -83,7 +84,7 @@ def make_problem(
             acquisition,
             features,
             reference=reference,
-            known=labelled,
+            known=labelled if len(labelled) else reference,
             log_size=math.log(bench.space.size),
             exponent=bench.config.proposer.exponent,
         )

@@ -1,9 +1,7 @@
 """A campaign for people without a scheduler: ask, tell, run a round, look at what is known."""
 
 import getpass
-import hashlib
 import subprocess
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,13 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowscout.db import History, MeasurementRecord, StatusRecord, Told
-from flowscout.errors import CampaignBusyError, ConfigError, LabelError, StateError
-from flowscout.loop.config import CampaignConfig, CampaignFile, database_url, read_campaign_file
+from flowscout.db import History, StatusRecord, Told
+from flowscout.errors import CampaignBusyError, ConfigError, StateError
+from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
 from flowscout.loop.included import check_included
-from flowscout.loop.oracles import Oracle, build_oracle, numbers, read_table
-from flowscout.loop.spaces.alphabets import SequenceRules
-from flowscout.loop.spaces.listing import Listing
+from flowscout.loop.oracles import Oracle, build_oracle
+from flowscout.loop.outside import check_features
+from flowscout.loop.telling import read_labels
 from flowscout.loop.workbench import Workbench, hold_campaign, register, rules_of
 from flowscout.version import __version__
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from flowscout.loop.stages import Progress
-
-OBJECT_COLUMNS = ("object", "sequence")
 
 
 class Campaign:
@@ -78,14 +74,18 @@ class Campaign:
 
         `data` is a table (or the path of a CSV file) with the objects in a column `object` or `sequence` and
         the values in a column named like the objective; `row_id`, where there is one, identifies the rows of
-        a `source` (default: the file's name), otherwise content and occurrence do.
+        a `source` (default: the file's name), otherwise content and occurrence do. An object that is in no
+        catalogue may be told where the table has all of the catalogue's features: it is learned from and
+        never proposed.
 
         Raises:
             LabelError: a value is not a finite number, a column is missing, or a stored row has another value.
-            ObjectError: an object is not in the space.
+            ObjectError: an object is not in the space, and its features did not come.
         """
         bench = self._bench
-        records = read_labels(data, bench.config, folder=Path(bench.version.folder), source=source)
+        folder, rules = Path(bench.version.folder), bench.tools.rules
+        records = read_labels(data, bench.config, folder=folder, source=source, rules=rules)
+        check_features(bench, records)
         told = bench.history.measurements.add(bench.campaign.id, records, actor=actor or _user())
         self._complete_if_possible()
         return told
@@ -235,62 +235,6 @@ def check_campaign_file(path: Path) -> tuple[CampaignFile, Oracle]:
     rules_of(file.config, file.folder)
     section, objective = file.config.oracle.model_dump(), file.config.objective.name
     return file, build_oracle(section, folder=file.folder, property=objective)
-
-
-def read_labels(
-    data: "pd.DataFrame | str | Path", config: CampaignConfig, *, folder: Path, source: str | None = None
-) -> list[MeasurementRecord]:
-    """Return what `Campaign.tell` is told as measurements, every row checked. Nothing is written.
-
-    `folder` is that of the campaign file.
-
-    Raises:
-        LabelError: a value is not a finite number, a column is missing, or the table cannot be read.
-        ObjectError: an object is not in the space.
-    """
-    where = "the table" if not isinstance(data, str | Path) else f"table {Path(data).name!r}"
-    if isinstance(data, str | Path):
-        path = Path(data)
-        if not path.is_file():
-            raise LabelError(f"no file {str(path)!r}; check the path of the table to tell.")
-        source = source or path.name
-        data = read_table(path)
-    rules, prop = rules_of(config, folder), config.objective.name
-    return _records(data, rules, prop=prop, source=source or "told", where=where)
-
-
-def _records(
-    data: "pd.DataFrame", rules: SequenceRules | Listing, *, prop: str, source: str, where: str
-) -> list[MeasurementRecord]:
-    """Return a table's rows as measurements, every one of them checked."""
-    column = next((name for name in OBJECT_COLUMNS if name in data.columns), None)
-    if column is None:
-        raise LabelError(
-            f"{where} has no column 'object' (or 'sequence'); it has {', '.join(map(str, data.columns))}. "
-            "Name the column that holds the objects so."
-        )
-    values = numbers(data, prop, where=where)
-    texts = [rules.require(text) for text in data[column]]
-    keys = [rules.key(text) for text in texts]
-    row_ids = [str(x) for x in data["row_id"]] if "row_id" in data.columns else _content_ids(keys, values)
-    repeated = [row_id for row_id, count in Counter(row_ids).items() if count > 1]
-    if repeated:
-        raise LabelError(f"{where} has the row_id {repeated[0]!r} more than once; give each row its own.")
-    return [
-        MeasurementRecord(key, text, prop, value, source=source, row_id=row_id)
-        for key, text, value, row_id in zip(keys, texts, values, row_ids, strict=True)
-    ]
-
-
-def _content_ids(keys: list[str], values: list[float]) -> list[str]:
-    """Identify rows by what they say and by how often it has been said before in the same table."""
-    seen: Counter[str] = Counter()
-    found = []
-    for key, value in zip(keys, values, strict=True):
-        digest = hashlib.sha256(f"{key}\t{value.hex()}".encode()).hexdigest()[:24]
-        seen[digest] += 1
-        found.append(f"{digest}#{seen[digest]}")
-    return found
 
 
 def _user() -> str:

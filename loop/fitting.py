@@ -9,6 +9,7 @@ from dataclasses import replace
 from flowscout.db import FitRecord, RoundRecord, TrainingSet
 from flowscout.errors import FlowscoutError, StateError
 from flowscout.loop.labels import Labels, fit_to, make_labels, rebuild
+from flowscout.loop.outside import outside_features
 from flowscout.loop.prequential import calibration_warning, foretold_scores, pooled_coverage
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.surrogate_choice import SurrogateChoice, choose_surrogate, make_surrogate, stored_choice
@@ -30,7 +31,7 @@ def training_set(bench: Workbench, *, upto_seq: int | None = None) -> TrainingSe
 
 def labels_of(bench: Workbench, data: TrainingSet) -> Labels:
     """Return the labels of a training set; larger is better."""
-    return make_labels(bench.space, data, sign=bench.sign)
+    return make_labels(bench.space, data, sign=bench.sign, outside=outside_features(bench, data))
 
 
 def fit_surrogate(bench: Workbench, record: RoundRecord) -> FitRecord:

@@ -3,7 +3,7 @@
 Which surrogate that is belongs in `loop.surrogate_choice`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,28 @@ class Labels:
         return len(self.Y)
 
 
-def features_of(space: Space[Any], objects: Sequence[str]) -> Tensor:
-    """Return the features of objects given as text, `n x d`."""
-    return space.features(space.parse(list(objects)))
+def features_of(
+    space: Space[Any], objects: Sequence[str], *, outside: Mapping[str, Sequence[float]] | None = None
+) -> Tensor:
+    """Return the features of objects given as text, `n x d`; those of objects `outside` the space are given."""
+    if not outside:
+        return space.features(space.parse(list(objects)))
+    X = space.features(space.parse([text for text in objects if text not in outside]))
+    strange = torch.tensor([text in outside for text in objects], dtype=torch.bool)
+    found = X.new_empty(len(objects), X.shape[1])
+    found[~strange] = X
+    given = [outside[text] for text in objects if text in outside]
+    found[strange] = torch.tensor(given, dtype=X.dtype).reshape(-1, X.shape[1])
+    return found
 
 
-def make_labels(space: Space[Any], data: TrainingSet, *, sign: float) -> Labels:
-    """Return the labels of a training set in the order of candidate keys; `sign` is -1 where small is good."""
+def make_labels(
+    space: Space[Any], data: TrainingSet, *, sign: float, outside: Mapping[str, Sequence[float]] | None = None
+) -> Labels:
+    """Return the labels of a training set in the order of candidate keys; `sign` is -1 where small is good.
+
+    `outside` holds the features of those of its objects that are not in the space.
+    """
     values, noise = _pooled(data.rows)
     limits = [
         (-torch.inf if row.lower is None else row.lower, torch.inf if row.upper is None else row.upper)
@@ -50,10 +65,10 @@ def make_labels(space: Space[Any], data: TrainingSet, *, sign: float) -> Labels:
     ]
     bounds = torch.tensor(limits, dtype=torch.float64).reshape(-1, 2)
     return Labels(
-        X=features_of(space, [row.object for row in data.rows]),
+        X=features_of(space, [row.object for row in data.rows], outside=outside),
         Y=(sign * values).unsqueeze(-1),
         noise=noise,
-        X_bounded=features_of(space, [row.object for row in data.bounded]),
+        X_bounded=features_of(space, [row.object for row in data.bounded], outside=outside),
         bounds=bounds if sign > 0 else -bounds.flip(1),
     )
 

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from flowscout.db import Decision, ProposalRecord, RoundRecord, SamplerRecord
 from flowscout.loop.beliefs import make_proposer
 from flowscout.loop.exploration import elsewhere, explore_share
+from flowscout.loop.outside import inside
 from flowscout.loop.proposers import LocalSearchProposer, Problem, uniform_states
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.selection import thompson_batch
@@ -116,7 +117,7 @@ def draw_pool(
     if problem is not None:
         _explore(bench, record, pool, problem)
     n_explored = len(pool)
-    target = min(POOL_PER_SLOT * bench.config.batch.size, bench.space.size - len(known), MAX_POOL)
+    target = min(POOL_PER_SLOT * bench.config.batch.size, bench.space.size - len(inside(bench, known)), MAX_POOL)
     if problem is not None:
         proposer = make_proposer(bench, run.kind)
         tensors = {} if run.artefact is None else bench.artefacts.get(run.artefact)
@@ -133,7 +134,7 @@ def draw_pool(
 def _explore(bench: Workbench, record: RoundRecord, pool: Pool, problem: Problem) -> None:
     """Take objects outside the mode of the best into the pool, found by local search on the same acquisition."""
     n_far = n_elsewhere(bench, record)
-    if n_far == 0:
+    if n_far == 0 or len(problem.labelled) == 0:
         return
     reward = elsewhere(bench.space, problem.reward, problem.labelled)
     seed = derive_seed(record.seed, "explore")

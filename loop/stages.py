@@ -30,6 +30,7 @@ from flowscout.loop.beliefs import make_problem, make_proposer
 from flowscout.loop.fitting import fit_surrogate, load_surrogate
 from flowscout.loop.gflownet import one_thread
 from flowscout.loop.measuring import measure
+from flowscout.loop.outside import inside
 from flowscout.loop.pools import draw_pool, select_batch
 from flowscout.loop.prequential import calibration_warning
 from flowscout.loop.proposers import Trained
@@ -235,7 +236,7 @@ def _why_finished(bench: Workbench, *, done: int) -> str | None:
         return f"all {bench.config.budget.rounds} rounds are done"
     if not bench.history.experiments.affordable(bench.campaign.id, bench.oracle_record().unit_cost_minor):
         return "the budget does not reach for another measurement"
-    known = len(bench.history.measurements.known_keys(bench.campaign.id))
+    known = len(inside(bench, bench.history.measurements.known_keys(bench.campaign.id)))
     if bench.space.size is not None and known >= bench.space.size:
         return "no object of the space is left to propose"
     return None

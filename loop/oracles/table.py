@@ -54,8 +54,8 @@ def read_table(path: Path) -> "pd.DataFrame":
     return frame
 
 
-def numbers(frame: "pd.DataFrame", column: str, *, where: str) -> list[float]:
-    """Return a column as finite numbers.
+def numbers(frame: "pd.DataFrame", column: str, *, where: str, rows: Sequence[int] | None = None) -> list[float]:
+    """Return a column as finite numbers, of all rows or of these.
 
     Raises:
         LabelError: the column is missing, or a cell is NaN, infinite or not a number; the message names the row.
@@ -68,10 +68,11 @@ def numbers(frame: "pd.DataFrame", column: str, *, where: str) -> list[float]:
             f"{where} has no column {column!r}; it has {', '.join(map(str, frame.columns))}. "
             "Rename one, or name it in the campaign file."
         )
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)
+    wanted = np.arange(len(frame)) if rows is None else np.asarray(rows)
+    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)[wanted]
     wrong = np.flatnonzero(~np.isfinite(values))
     if wrong.size:
-        row = int(wrong[0])
+        row = int(wanted[wrong[0]])
         raise LabelError(
             f"{where}, row {row + 1}: {column} is {frame[column].tolist()[row]!r}, expected a finite number; "
             f"mend or remove the row{'' if wrong.size == 1 else f' (and {wrong.size - 1} more like it)'}."

@@ -71,6 +71,10 @@ class Listing:
         """The number of objects."""
         return len(self.names)
 
+    def __contains__(self, text: object) -> bool:
+        """Return whether an object is in the catalogue."""
+        return isinstance(text, str) and text.strip() in self._rows
+
     def row(self, text: object) -> int:
         """Return which row an object stands in, from 0.
 

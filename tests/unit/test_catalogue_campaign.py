@@ -137,7 +137,7 @@ def test_list_that_is_small_is_measured_whole(campaign):
     assert found.status().state == "finished"
 
 
-def test_told_object_outside_the_list_is_refused(campaign):
+def test_told_name_outside_the_list_is_refused_without_its_features(campaign):
     found = campaign()
     with pytest.raises(
         ObjectError, match=r"'c60' is not in the catalogue, expected one of its 60 names.*add a row"

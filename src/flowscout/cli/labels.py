@@ -25,7 +25,8 @@ def tell(
     as_json: AsJson = False,
 ) -> None:
     """Record measured values, all of a table or none. Telling the same table again changes nothing."""
-    from flowscout.loop.campaign import Campaign, check_campaign_file, read_labels
+    from flowscout.loop.campaign import Campaign, check_campaign_file
+    from flowscout.loop.telling import read_labels
 
     file, _ = check_campaign_file(campaign)
     read_labels(

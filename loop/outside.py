@@ -1,0 +1,65 @@
+"""Objects that were told and are in no catalogue: they train the surrogate and are never proposed.
+
+Their features are kept with their measurements. How these are read from a table belongs in `loop.telling`.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from flowscout.db import MeasurementRecord, TrainingSet
+from flowscout.errors import LabelError, ObjectError
+from flowscout.loop.spaces.listing import Listing
+from flowscout.loop.workbench import Workbench
+
+FEATURES = "features"
+"""Under this name the conditions of a measurement hold the features of an object outside the catalogue."""
+
+
+def inside(bench: Workbench, texts: Iterable[str]) -> list[str]:
+    """Return those of the objects that are in the campaign's space, in their order."""
+    rules = bench.tools.rules
+    return [text for text in texts if not isinstance(rules, Listing) or text in rules]
+
+
+def outside_features(bench: Workbench, data: TrainingSet) -> dict[str, Sequence[float]]:
+    """Return the features of the objects of a training set that are in no catalogue, by their names.
+
+    Raises:
+        ObjectError: an object was told without the features that the catalogue has.
+    """
+    rules = bench.tools.rules
+    if not isinstance(rules, Listing):
+        return {}
+    known = [row.key for row in data.rows] + [row.key for row in data.bounded]
+    keys = [key for key in known if key not in rules]
+    told = bench.history.measurements.as_run(bench.campaign.id, keys)
+    found: dict[str, Sequence[float]] = {}
+    for key in keys:
+        features = told.get(key, {}).get(FEATURES, {})
+        missing = [column for column in rules.columns if column not in features]
+        if missing:
+            raise ObjectError(
+                f"{key!r} was measured, but is not in the catalogue and was told without its {missing[0]!r}, "
+                f"expected the features {', '.join(rules.columns)} of every measured object. Put its row back "
+                "into the catalogue."
+            )
+        found[key] = [features[column] for column in rules.columns]
+    return found
+
+
+def check_features(bench: Workbench, records: Sequence[MeasurementRecord]) -> None:
+    """Refuse features that contradict those that the same object was told with before.
+
+    Raises:
+        LabelError: they do.
+    """
+    came = {record.key: record.as_run[FEATURES] for record in records if record.as_run is not None}
+    told = bench.history.measurements.as_run(bench.campaign.id, list(came))
+    for key, features in came.items():
+        before = told.get(key, {}).get(FEATURES, features)
+        changed = [column for column, value in features.items() if before.get(column, value) != value]
+        if changed:
+            raise LabelError(
+                f"{key!r} came with {changed[0]} = {features[changed[0]]!r}, but was told with "
+                f"{before[changed[0]]!r} before, expected one object to have one set of features; nothing was "
+                "written. Mend the table, or give the object a name of its own."
+            )
