@@ -20,6 +20,9 @@ from flowscout.errors import LabelError
 
 _LENGTHS = {"property": 200, "source": 200, "row_id": 200, "unit": 50}  # as the columns of `Measurement`
 
+_Content = tuple[Qualifier, float | None, float | None, int | None]
+"""What a row says: qualifier, value, sem and n."""
+
 
 @dataclass(frozen=True)
 class Told:
@@ -137,14 +140,15 @@ def insert_measurements(
     for record, stored in conflicts:
         if refuse_conflicts:
             raise LabelError(
-                f"row {record.row_id!r} of {record.source!r} says {record.property} = {record.value!r} for "
-                f"{record.object!r}, but that row is stored with value {stored!r}; nothing was "
-                "written. Give the row another id or source if it is another measurement."
+                f"row {record.row_id!r} of {record.source!r} says {record.property} {record.qualifier} "
+                f"{_said(record.value, record.sem, record.n)} for {record.object!r}, but that row is stored with "
+                f"value {_said(*stored[1:], bound=stored[0])}; nothing was written. Give the row another id or "
+                "source if it is another measurement."
             )
         detail = {
             "row_id": record.row_id,
             "property": record.property,
-            "stored": stored,
+            "stored": stored[1],
             "came": record.value,
         }
         add_event(session, campaign_id, "conflict", actor=actor, detail=detail)
@@ -212,9 +216,9 @@ def _refuse_what_does_not_fit(records: Sequence[MeasurementRecord]) -> None:
 
 def _new_records(
     session: Session, campaign_id: int, records: Sequence[MeasurementRecord], ids: dict[str, int]
-) -> tuple[list[MeasurementRecord], list[tuple[MeasurementRecord, float | None]]]:
-    """Return the records that are not stored yet, and those that contradict a stored value, with it."""
-    known: dict[tuple[str, str, str], tuple[int, float | None, Qualifier]] = {}
+) -> tuple[list[MeasurementRecord], list[tuple[MeasurementRecord, _Content]]]:
+    """Return the records that are not stored yet, and those that contradict what is stored, with it."""
+    known: dict[tuple[str, str, str], tuple[int, _Content]] = {}
     for source in {record.source for record in records}:
         row_ids = sorted({record.row_id for record in records if record.source == source})
         for chunk in chunks(row_ids):
@@ -224,18 +228,27 @@ def _new_records(
                 Measurement.row_id.in_(chunk),
             )
             for row in session.scalars(query):
-                known[row.source, row.row_id, row.property] = (row.candidate_id, row.value, row.qualifier)
+                content = (row.qualifier, row.value, row.sem, row.n)
+                known[row.source, row.row_id, row.property] = (row.candidate_id, content)
     new: list[MeasurementRecord] = []
-    conflicts: list[tuple[MeasurementRecord, float | None]] = []
+    conflicts: list[tuple[MeasurementRecord, _Content]] = []
     for record in records:
         identity = (record.source, record.row_id, record.property)
-        content = (ids[record.key], record.value, record.qualifier)
+        came = (ids[record.key], (record.qualifier, record.value, record.sem, record.n))
         if identity not in known:
-            known[identity] = content
+            known[identity] = came
             new.append(record)
-        elif known[identity] != content:
+        elif known[identity] != came:
             conflicts.append((record, known[identity][1]))
     return new, conflicts
+
+
+def _said(value: float | None, sem: float | None, n: int | None, *, bound: Qualifier = Qualifier.EQUAL) -> str:
+    """Return what a row says, as a person would write it."""
+    known = (("sem", sem), ("n", n))
+    more = ", ".join(f"{name} {number!r}" for name, number in known if number is not None)
+    plain = repr(value) if bound is Qualifier.EQUAL else f"{bound} {value!r}"
+    return f"{plain} ({more})" if more else plain
 
 
 def _take_seq(session: Session, campaign_id: int, count: int) -> int:

@@ -74,7 +74,9 @@ class Campaign:
 
         `data` is a table (or the path of a CSV file) with the objects in a column `object` or `sequence` and
         the values in a column named like the objective; `row_id`, where there is one, identifies the rows of
-        a `source` (default: the file's name), otherwise content and occurrence do. An object that is in no
+        a `source` (default: the file's name), otherwise content and occurrence do. Columns NAME_sem (standard
+        error), NAME_n (how many readings the value is a mean of) and NAME_qualifier (`<`, `>`) may stand beside
+        the objective NAME; their cells may be empty. An object that is in no
         catalogue may be told where the table has all of the catalogue's features: it is learned from and
         never proposed.
 

@@ -4,13 +4,14 @@ Recording them belongs in `db`.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowscout.db import MeasurementRecord
+from flowscout.db import MeasurementRecord, Qualifier
 from flowscout.errors import LabelError, ObjectError
 from flowscout.loop.config import CampaignConfig, CatalogueSection
 from flowscout.loop.oracles import numbers, read_table
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OBJECT_COLUMNS = ("object", "sequence")
+
+QUALIFIERS = ("=", "<", ">")
+"""What a value that is told may be: itself, or a bound from above or below."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +124,29 @@ def _features(
     return found
 
 
+@dataclass(frozen=True)
+class _Value:
+    """A cell of the objective with what stands beside it: the standard error, of how many readings, a bound."""
+
+    value: float
+    sem: float | None = None
+    n: int | None = None
+    qualifier: Qualifier = Qualifier.EQUAL
+
+    @property
+    def content(self) -> str:
+        """What it says, as a text; a plain value is its own."""
+        plain = self.sem is None and self.n is None and self.qualifier is Qualifier.EQUAL
+        return self.value.hex() if plain else f"{self.qualifier}{self.value.hex()}\t{self.sem!r}\t{self.n!r}"
+
+
 def _records(
     data: "pd.DataFrame", objects: Sequence[_Told], *, prop: str, source: str, where: str
 ) -> list[MeasurementRecord]:
     """Return the rows of a table as measurements."""
-    values = numbers(data, prop, where=where)
-    keys = [one.key for one in objects]
-    row_ids = [str(x) for x in data["row_id"]] if "row_id" in data.columns else _content_ids(keys, values)
+    values = _values(data, prop, where=where)
+    said = [f"{one.key}\t{value.content}" for one, value in zip(objects, values, strict=True)]
+    row_ids = [str(x) for x in data["row_id"]] if "row_id" in data.columns else _content_ids(said)
     repeated = [row_id for row_id, count in Counter(row_ids).items() if count > 1]
     if repeated:
         raise LabelError(f"{where} has the row_id {repeated[0]!r} more than once; give each row its own.")
@@ -135,21 +155,67 @@ def _records(
             one.key,
             one.text,
             prop,
-            value,
+            value.value,
             source=source,
             row_id=row_id,
+            qualifier=value.qualifier,
+            sem=value.sem,
+            n=value.n,
             as_run=None if one.features is None else {FEATURES: one.features},
         )
         for one, value, row_id in zip(objects, values, row_ids, strict=True)
     ]
 
 
-def _content_ids(keys: list[str], values: list[float]) -> list[str]:
+def _values(data: "pd.DataFrame", prop: str, *, where: str) -> list[_Value]:
+    """Return the values of a property with its optional columns; an empty cell of these says nothing."""
+
+    def column(suffix: str) -> list[str]:
+        name = f"{prop}_{suffix}"
+        if name not in data.columns:
+            return [""] * len(data)
+        return ["" if _is_empty(cell) else str(cell).strip() for cell in data[name]]
+
+    def refuse(row: int, suffix: str, cell: str, expected: str) -> LabelError:
+        return LabelError(
+            f"{where}, row {row + 1}: {prop}_{suffix} is {cell!r}, expected {expected}; nothing was written. "
+            "Mend the cell, or leave it empty."
+        )
+
+    found = []
+    columns = zip(numbers(data, prop, where=where), *map(column, ("sem", "n", "qualifier")), strict=True)
+    for row, (value, sem, n, qualifier) in enumerate(columns):
+        error, count = _number(sem), _number(n)
+        if sem and (error is None or error < 0):
+            raise refuse(row, "sem", sem, "a standard error: a finite number of at least 0")
+        if n and (count is None or count < 1 or count != int(count)):
+            raise refuse(row, "n", n, "how many readings the value is a mean of: a whole number of at least 1")
+        if qualifier not in ("", *QUALIFIERS):
+            raise refuse(row, "qualifier", qualifier, "<, > or =")
+        kind = Qualifier(qualifier or "=")
+        found.append(_Value(value, error, None if count is None else int(count), kind))
+    return found
+
+
+def _is_empty(cell: object) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell)) or str(cell) in ("<NA>", "NaT")
+
+
+def _number(cell: str) -> float | None:
+    """Return a cell as a finite number, None where it is none."""
+    try:
+        found = float(cell)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _content_ids(said: Sequence[str]) -> list[str]:
     """Identify rows by what they say and by how often it has been said before in the same table."""
     seen: Counter[str] = Counter()
     found = []
-    for key, value in zip(keys, values, strict=True):
-        digest = hashlib.sha256(f"{key}\t{value.hex()}".encode()).hexdigest()[:24]
+    for text in said:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:24]
         seen[digest] += 1
         found.append(f"{digest}#{seen[digest]}")
     return found

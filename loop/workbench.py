@@ -47,6 +47,7 @@ def rules_of(config: CampaignConfig, folder: Path) -> SequenceRules | Listing:
     values = {objective.name for objective in config.objectives}
     if isinstance(config.oracle, TableSection) and config.oracle.path == section.path and config.oracle.value:
         values.add(config.oracle.value)
+    values |= {f"{name}_{suffix}" for name in values for suffix in ("sem", "n")}
     listing = read_listing(
         folder / section.path, column=section.object, features=section.features, without=sorted(values)
     )

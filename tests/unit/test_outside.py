@@ -95,6 +95,15 @@ def test_outside_objects_do_not_end_a_campaign_early(campaign):
     assert len(found.history(round=1)) == 4
 
 
+def test_bounds_of_outside_objects_are_learned_from(campaign):
+    found = campaign()
+    found.tell(OUTSIDE.assign(y_qualifier=["=", "=", "<", "="]))
+    bench = found.workbench
+    labels = labels_of(bench, training_set(bench))
+    assert labels.X_bounded.tolist() == [[0.25, 4.0]]
+    assert found.run_round() is not None
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
