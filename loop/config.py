@@ -5,6 +5,7 @@ What the words do belongs in the other modules; nothing here loads torch.
 
 import difflib
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -254,10 +255,30 @@ class CampaignFile(BaseModel):
     config: CampaignConfig
     folder: Path
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """The hash by which this version is known."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """The hash by which this version is known, a catalogue included; taken once."""
+        return version_hash(self.text, self.config, self.folder)
+
+
+def version_hash(text: str, config: CampaignConfig, folder: Path) -> str:
+    """Return the hash of a version of a campaign: of the text of its file, and of the catalogue that it names.
+
+    Raises:
+        ConfigError: the catalogue cannot be read.
+    """
+    digest = hashlib.sha256(text.encode())
+    if isinstance(config.space, CatalogueSection):
+        path = folder / config.space.path
+        try:
+            with path.open("rb") as file:
+                digest.update(b"\0" + hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise ConfigError(
+                f"catalogue {str(path)!r} cannot be read ({error.strerror}), expected a CSV file. Check the path, "
+                "which is relative to the campaign file."
+            ) from error
+    return digest.hexdigest()
 
 
 def read_campaign_file(path: Path) -> CampaignFile:

@@ -13,7 +13,7 @@ from flowscout.loop.outside import outside_features
 from flowscout.loop.prequential import calibration_warning, foretold_scores, pooled_coverage
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.surrogate_choice import SurrogateChoice, choose_surrogate, make_surrogate, stored_choice
-from flowscout.loop.workbench import Workbench
+from flowscout.loop.workbench import Workbench, at_version
 from flowscout.surrogates import AveragedGP, Surrogate
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,9 @@ def _foretold(
 
     Returns the fit that was asked, None if there is none, and the scores.
     """
-    previous = bench.history.rounds.previous_fit(bench.campaign.id, record.number)
+    rounds = [one for one in bench.history.rounds.all(bench.campaign.id) if one.number < record.number]
+    fits = [(one, fit) for one in rounds if (fit := bench.history.rounds.fit(one.id)) is not None]
+    turn, previous = fits[-1] if fits else (record, None)
     if previous is None or previous.artefact is None:
         return None, {}
     known = {row.key for row in training_set(bench, upto_seq=previous.data_upto_seq).rows}
@@ -106,8 +108,8 @@ def _foretold(
     if not fresh.rows:
         return None, {}
     try:
-        earlier = load_surrogate(bench, previous)
-    except FlowscoutError as error:  # its file or its function is gone, or the space is another
+        earlier = load_surrogate(at_version(bench, turn.config_version_id), previous)
+    except FlowscoutError as error:  # its file or its function is gone, or the catalogue is another
         logger.warning("the surrogate of an earlier round cannot be asked: %s", error)
         return None, {}
     labels = labels_of(bench, fresh)
@@ -116,9 +118,7 @@ def _foretold(
     scores = foretold_scores(
         earlier, labels.X, labels.Y, noise_sd=float(previous.diagnostics.get("noise_sd", 0.0))
     )
-    rounds = [r for r in bench.history.rounds.all(bench.campaign.id) if r.number < record.number]
-    fits = [bench.history.rounds.fit(r.id) for r in rounds]
-    return previous, scores | pooled_coverage([*(fit.diagnostics for fit in fits if fit is not None), scores])
+    return previous, scores | pooled_coverage([*(fit.diagnostics for _, fit in fits), scores])
 
 
 def _explained(choice: SurrogateChoice, surrogate: Surrogate) -> SurrogateChoice:

@@ -22,7 +22,14 @@ from flowscout.db import (
     this_owner,
 )
 from flowscout.errors import ConfigError, LeaseLostError
-from flowscout.loop.config import CampaignConfig, CampaignFile, SequenceSection, TableSection, parse_campaign
+from flowscout.loop.config import (
+    CampaignConfig,
+    CampaignFile,
+    SequenceSection,
+    TableSection,
+    parse_campaign,
+    version_hash,
+)
 from flowscout.loop.oracles import Oracle, build_oracle
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.listing import Listing, read_listing
@@ -60,12 +67,27 @@ def rules_of(config: CampaignConfig, folder: Path) -> SequenceRules | Listing:
 class Tools:
     """What is made of a configuration when it is first used, and kept."""
 
-    def __init__(self, config: CampaignConfig, *, folder: Path, files: Path) -> None:
-        self._config, self.folder, self._files = config, folder, files
+    def __init__(self, config: CampaignConfig, version: ConfigRecord, *, files: Path) -> None:
+        self._config, self._version, self._files = config, version, files
+        self.folder = Path(version.folder)
 
     @cached_property
     def rules(self) -> SequenceRules | Listing:
-        """What is in the space, without tensors."""
+        """What is in the space, without tensors.
+
+        Raises:
+            ConfigError: a catalogue is not the one that this version of the campaign was registered with.
+        """
+        section, version = self._config.space, self._version
+        if not isinstance(section, SequenceSection):
+            found = version_hash(version.yaml, self._config, self.folder)
+            if found != version.sha256:
+                raise ConfigError(
+                    f"catalogue {section.path!r} has changed: it gives hash {found[:12]}, expected "
+                    f"{version.sha256[:12]}, that of version {version.number} of the campaign. Put the file back "
+                    "as it was if a round that began with it is unfinished; else run, ask or tell with the "
+                    "campaign file, which registers the new one as a version."
+                )
         return rules_of(self._config, self.folder)
 
     @cached_property
@@ -214,7 +236,7 @@ def _lay_out(
 ) -> Workbench:
     # Beside the campaign file where the database is no file: a worker may run in any folder.
     files = sidecar_folder(history.database.url) or Path(version.folder) / f"{campaign.name}.files"
-    tools = Tools(config, folder=Path(version.folder), files=files)
+    tools = Tools(config, version, files=files)
     return Workbench(history, campaign, config, version, tools)
 
 

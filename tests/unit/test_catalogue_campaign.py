@@ -3,15 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy import text
 
 from flowscout import Campaign
 from flowscout.cli import run
 from flowscout.errors import ConfigError, ObjectError
 from flowscout.loop.config import CatalogueSection, parse_campaign
 from flowscout.loop.fitting import new_surrogate
+from flowscout.loop.outside import inside
 from flowscout.loop.spaces import CatalogueSpace
 from flowscout.loop.surrogate_choice import choose_surrogate
-from flowscout.loop.workbench import rules_of
+from flowscout.loop.workbench import lay_out, rules_of
 from flowscout.surrogates.numeric_kernels import TanimotoKernel
 
 CAMPAIGN = """\
@@ -158,6 +160,64 @@ def test_list_that_grew_brings_new_objects_and_keeps_what_was_measured(campaign,
     run_all(again)
     assert again.workbench.space.size == 560
     assert again.best(1)["object"][0].startswith("d")
+    again.close()
+
+
+def versions(found):
+    with found.workbench.history.database.read() as session:
+        return [
+            tuple(row) for row in session.execute(text("SELECT number, yaml FROM config_version ORDER BY number"))
+        ]
+
+
+def change_one_cell(path):
+    first, second, *rest = path.read_text().splitlines()
+    name, _, *others = second.split(",")
+    path.write_text("\n".join([first, ",".join([name, "9.5", *others]), *rest]) + "\n")
+
+
+def test_changed_list_is_a_new_version_of_the_campaign(campaign, tmp_path):
+    first = campaign()
+    first.run_round()
+    assert [number for number, _ in versions(first)] == [1]
+    change_one_cell(tmp_path / "list.csv")
+    again = Campaign.from_yaml(tmp_path / "c.yaml")
+    assert [number for number, _ in versions(again)] == [1, 2]
+    assert versions(again)[0][1] == versions(again)[1][1]  # the campaign file says what it said
+    again.run_round()
+    rows = again.history()
+    assert rows["config_sha256"].nunique() == 2
+    again.close()
+
+
+def test_same_list_is_the_same_version_wherever_it_stands(campaign, tmp_path):
+    campaign().run_round()
+    (tmp_path / "list.csv").touch()
+    assert [number for number, _ in versions(campaign())] == [1]
+
+
+def test_list_that_changed_under_a_registered_version_is_refused(campaign, tmp_path):
+    found = campaign()
+    found.run_round()
+    original = (tmp_path / "list.csv").read_text()
+    change_one_cell(tmp_path / "list.csv")
+    bench = lay_out(found.workbench.history, "compounds")  # as a scheduled run does
+    with pytest.raises(ConfigError, match=r"catalogue 'list\.csv' has changed.*that of version 1 of the campaign"):
+        inside(bench, ["c1"])
+    (tmp_path / "list.csv").write_text(original)
+    assert lay_out(found.workbench.history, "compounds").tools.rules.size == 60
+
+
+def test_surrogate_of_another_list_is_not_asked_what_it_foretold(campaign, tmp_path, caplog):
+    found = campaign(("rounds: 3", "rounds: 4"))
+    for _ in range(3):
+        found.run_round()
+    assert "foretold_n" in found.status().rounds[2].surrogate
+    change_one_cell(tmp_path / "list.csv")
+    again = Campaign.from_yaml(tmp_path / "c.yaml")
+    again.run_round()
+    assert "foretold_n" not in again.status().rounds[3].surrogate
+    assert "'list.csv' has changed" in caplog.text
     again.close()
 
 
