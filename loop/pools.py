@@ -75,16 +75,19 @@ class Pool:
         origin: str,
         log_prob: Tensor | None = None,
         origins: Sequence[str] | None = None,
+        limit: int | None = None,
     ) -> None:
         """Take finished states into the pool; the first draw of an object counts.
 
-        `origins` says of each who made it, where that is not one `origin` for all.
+        `origins` says of each who made it, where that is not one `origin` for all. The pool grows to `limit`
+        objects, by default to `MAX_POOL`.
         """
+        most = MAX_POOL if limit is None else limit
         log_probs = [math.nan] * len(states) if log_prob is None else log_prob.tolist()
         names = [origin] * len(states) if origins is None else origins
         for text, number, origin in zip(self._space.decode(states), log_probs, names, strict=True):
             key, value = self._space.key(text), None if math.isnan(number) else number
-            if key not in self._known and len(self.drawn) < MAX_POOL:
+            if key not in self._known and len(self.drawn) < most:
                 self.drawn.setdefault(key, Drawn(key, text, value, origin))
             elif key in self._known and key not in self.refused:
                 self.refused[key] = self._refusal(key, text, origin, value)
@@ -116,34 +119,39 @@ def draw_pool(
         pool.take(bench.space.parse(include, bench.device), origin=USER)
     if problem is not None:
         _explore(bench, record, pool, problem)
-    n_explored = len(pool)
-    target = min(POOL_PER_SLOT * bench.config.batch.size, bench.space.size - len(inside(bench, known)), MAX_POOL)
+    unseen = bench.space.size - len(inside(bench, known))
+    wanted = min(POOL_PER_SLOT * bench.config.batch.size, unseen, MAX_POOL)
+    target = min(len(pool) + wanted, unseen, MAX_POOL)
     if problem is not None:
         proposer = make_proposer(bench, run.kind)
         tensors = {} if run.artefact is None else bench.artefacts.get(run.artefact)
         for chunk in range(_MAX_CHUNKS):
             seed = derive_seed(record.seed, "pool", chunk)
-            samples = proposer.draw(problem, tensors, 4 * target, seed=seed)
+            samples = proposer.draw(problem, tensors, 4 * wanted, seed=seed)
             pool.take(samples.states, origin=run.kind, log_prob=samples.log_prob, origins=samples.origins)
-            if len(pool) >= target + n_explored:
+            if len(pool) >= target:
                 return pool
-    _top_up(bench, record, pool, target + n_explored)
+    _top_up(bench, record, pool, target)
     return pool
 
 
 def _explore(bench: Workbench, record: RoundRecord, pool: Pool, problem: Problem) -> None:
-    """Take objects outside the mode of the best into the pool, found by local search on the same acquisition."""
+    """Take objects outside the mode of the best into the pool, found by local search on the same acquisition.
+
+    They fill no more of the largest pool than their places fill of the batch: the rest is the sampler's.
+    """
     n_far = n_elsewhere(bench, record)
     if n_far == 0 or len(problem.labelled) == 0:
         return
     reward = elsewhere(bench.space, problem.reward, problem.labelled)
     seed = derive_seed(record.seed, "explore")
+    limit = len(pool) + (MAX_POOL - len(pool)) * n_far // bench.config.batch.size
     found = (
         LocalSearchProposer()
         .draw(replace(problem, reward=reward), {}, 2 * POOL_PER_SLOT * n_far, seed=seed)
         .states
     )
-    pool.take(found[~reward.barred(found)], origin=EXPLORED)
+    pool.take(found[~reward.barred(found)], origin=EXPLORED, limit=limit)
 
 
 def n_elsewhere(bench: Workbench, record: RoundRecord) -> int:

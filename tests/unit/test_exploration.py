@@ -1,10 +1,14 @@
 """A share of the batch outside the mode of the best: what is alike, what is barred, and what is chosen."""
 
+from collections import Counter
+
+import pandas as pd
 import pytest
 import torch
 
 from flowscout import Campaign
 from flowscout.errors import ConfigError
+from flowscout.loop import pools
 from flowscout.loop.config import parse_campaign
 from flowscout.loop.exploration import (
     ALIKE,
@@ -97,6 +101,24 @@ def check_origins(found):
         known = history[history["round"].isna() | (history["round"] <= record.number)]
         best_before = known.sort_values(["value", "object"], ascending=[False, True])["object"].iloc[0]
     assert origins == [0, 4, 4]  # nothing is known before the first round
+
+
+@pytest.mark.parametrize(("explore", "n_far"), [("0.5", 60), ("0.25", 30)])
+def test_explored_objects_fill_their_share_of_the_largest_pool_and_leave_the_rest(
+    tmp_path, monkeypatch, explore, n_far
+):
+    monkeypatch.setattr(pools, "MAX_POOL", 120)  # what 20 and more for each place of a large batch meet at 3,000
+    (tmp_path / "c.yaml").write_text(FILE.replace("explore: early", f"explore: {explore}"))
+    (tmp_path / "assay.py").write_text("def score(objects): return [o.count('G') for o in objects]\n")
+    with Campaign.from_yaml(tmp_path / "c.yaml") as found:
+        objects = SPACE.decode(SPACE.enumerate()[torch.arange(0, 65_536, 1_500)])
+        found.tell(pd.DataFrame({"object": objects, "score": [float(o.count("G")) for o in objects]}))
+        found.run_round()
+        bench = found.workbench
+        record = bench.history.rounds.get(bench.campaign.id, 1)
+        pool = [p for p in bench.history.rounds.proposals(record.id) if p.decision != "duplicate"]
+    counts = Counter(p.origin for p in pool)
+    assert counts == {EXPLORED: n_far, "local_search": 120 - n_far}
 
 
 @pytest.mark.parametrize("explore", ["late", "1.5", "-0.1"])
