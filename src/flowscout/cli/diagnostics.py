@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from flowscout.db import ObjectiveRecord, RoundRow
-    from flowscout.loop.foretelling import Foretold
+    from flowscout.loop.prequential import Foretold
 
 _INK, _MUTED, _ACCENT, _ALARM, _FAINT = "#1f2933", "#9aa5b1", "#0b7285", "#c92a2a", "#ced4da"
 

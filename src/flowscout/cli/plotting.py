@@ -33,7 +33,7 @@ def plot(
             "Run a round, or tell what is measured."
         )
     from flowscout.cli.diagnostics import draw_predictions, draw_progress, draw_scores
-    from flowscout.loop.foretelling import foretold, scores_by_round, scores_of
+    from flowscout.loop.prequential import foretold, scores_by_round, scores_of
 
     values = foretold(rows, found.rounds, property=objective.property)
     figures = {"progress.png": draw_progress(rows, objective)}
