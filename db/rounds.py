@@ -168,19 +168,6 @@ class Rounds:
             row = session.scalar(select(SamplerRun).where(SamplerRun.round_id == round_id))
             return None if row is None else _sampler(row, _artefact_of(session, row.artefact_id))
 
-    def previous_fit(self, campaign_id: int, number: int) -> FitRecord | None:
-        """Return the latest surrogate that was fitted before round `number`, or None."""
-        query = (
-            select(ModelFit)
-            .join(Round, Round.id == ModelFit.round_id)
-            .where(Round.campaign_id == campaign_id, Round.number < number)
-            .order_by(Round.number.desc())
-            .limit(1)
-        )
-        with self._database.read() as session:
-            row = session.scalar(query)
-            return None if row is None else _fit(row, _artefact_of(session, row.artefact_id))
-
     def previous_sampler(self, campaign_id: int, number: int, *, kind: str) -> SamplerRecord | None:
         """Return the latest sampler of this kind that was trained before round `number`, or None."""
         query = (
