@@ -15,7 +15,7 @@ The tasks, with what a method is given and may call:
     two-motifs-0 to -9   96 labels next to the weaker of two motifs, then 8 x 24 (see two_motifs.py)
 `--table` runs the protocol of six6-plate on any table of `sequence,score`.
 
-The methods: flowscout, flowscout-nogfn and exhaustive are the product with proposer.type gflownet,
+The methods: flowscout, flowscout-nogfn and exhaustive are the product with proposer.type auto,
 local_search and exhaustive; gp-ts, blr-ts, adalead, ga and random are rivals. `--set key=value` changes the
 campaign file of all of ours, NAME[key=value,...] of one.
 """

@@ -19,7 +19,7 @@ from flowscout.errors import ConfigError, StateError
 from flowscout.loop.config import parse_campaign
 from flowscout.loop.spaces.alphabets import ALPHABETS
 
-PROPOSERS = {"flowscout": "gflownet", "flowscout-nogfn": "local_search", "exhaustive": "exhaustive"}
+PROPOSERS = {"flowscout": "auto", "flowscout-nogfn": "local_search", "exhaustive": "exhaustive"}
 """What `proposer.type` each of our own methods is. Everything else is the product's default."""
 
 _PROPERTY = "score"

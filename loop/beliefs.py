@@ -15,7 +15,6 @@ from torch import Tensor
 from flowscout.db import FitRecord, RoundRecord, SamplerRecord, TrainingSet
 from flowscout.loop.acquisition_choice import make_acquisition
 from flowscout.loop.fitting import labels_of, load_surrogate, training_set
-from flowscout.loop.gflownet import TrainerSettings
 from flowscout.loop.labels import features_of
 from flowscout.loop.outside import inside
 from flowscout.loop.proposers import (
@@ -27,6 +26,7 @@ from flowscout.loop.proposers import (
     Problem,
     Proposer,
     RandomProposer,
+    is_large,
     uniform_states,
 )
 from flowscout.loop.rewards import LogProbability, freeze_reward, stored_reward
@@ -43,6 +43,10 @@ MIN_FAILURES = 3
 
 MAX_OUTCOMES = 400
 """How many outcomes it learns from, evenly spaced: a reward asks it at every step."""
+
+
+DEFAULT_SHARES = {"gflownet": 0.5, "local_search": 0.5}
+"""Who draws how much of the pool where a space is too large for a GFlowNet alone."""
 
 
 def make_problem(
@@ -120,13 +124,14 @@ def make_proposer(bench: Workbench, kind: str) -> Proposer:
     """Return the proposer of this kind with the settings of the campaign file."""
     section = bench.config.proposer
     adjust = section.exponent is None
+    if kind == "auto":
+        return make_proposer(bench, "mixture" if is_large(bench.space) else "gflownet")
     if kind == "gflownet":
-        settings = TrainerSettings(loss=section.loss)
-        return GFlowNetProposer(section.steps, adjust=adjust, anchors=section.anchors, settings=settings)
+        return GFlowNetProposer(section.steps, adjust=adjust, anchors=section.anchors, loss=section.loss)
     if kind == "mixture":
-        assert section.shares is not None  # the campaign file was checked
-        parts = tuple(make_proposer(bench, part) for part in section.shares)
-        return MixtureProposer(parts, tuple(section.shares.values()), evaluations=section.evaluations)
+        shares = DEFAULT_SHARES if section.shares is None else section.shares
+        parts = tuple(make_proposer(bench, part) for part in shares)
+        return MixtureProposer(parts, tuple(shares.values()), evaluations=section.evaluations)
     if kind == "local_search":
         return LocalSearchProposer(section.evaluations)
     if kind == "genetic":

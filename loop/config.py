@@ -137,11 +137,12 @@ class AcquisitionSection(_Section):
 class ProposerSection(_Section):
     """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space.
 
-    `shares` belong to a mixture; `anchors` to a GFlowNet, `evaluations` to a search, also as parts of one.
+    `auto` is a GFlowNet, in large spaces a mixture of one with local search. `shares` belong to a mixture; `loss`,
+    `steps` and `anchors` to a GFlowNet, `evaluations` to a search, also as parts of one.
     """
 
-    type: Literal["gflownet", "local_search", "genetic", "exhaustive", "random", "mixture"] = "gflownet"
-    loss: Literal["trajectory_balance", "log_partition_variance"] = "trajectory_balance"
+    type: Literal["auto", "gflownet", "local_search", "genetic", "exhaustive", "random", "mixture"] = "auto"
+    loss: Literal["trajectory_balance", "log_partition_variance"] | None = None
     steps: int = Field(default=150, ge=1)
     exponent: float | None = Field(default=None, gt=0)
     anchors: float | None = Field(default=None, ge=0, le=1)
@@ -150,10 +151,9 @@ class ProposerSection(_Section):
 
     @model_validator(mode="after")
     def _shares_of_a_mixture(self) -> "ProposerSection":
-        if (self.type == "mixture") != (self.shares is not None):
+        if self.shares is not None and self.type != "mixture":
             raise ValueError(
-                f"proposer.type is {self.type!r} {'without' if self.shares is None else 'with'} proposer.shares, "
-                "expected shares for a mixture and for nothing else; write for example "
+                f"proposer.type is {self.type!r} with proposer.shares, which only a mixture has; write for example "
                 "{type: mixture, shares: {gflownet: 0.5, genetic: 0.5}}"
             )
         shares = [1.0] if self.shares is None else list(self.shares.values())
@@ -168,11 +168,23 @@ class ProposerSection(_Section):
 class BatchSection(_Section):
     """How many are measured in a round, and which share of them elsewhere than where the best lie.
 
-    `explore: early` spends half of the first rounds so, and nothing of the later ones.
+    `explore: early` spends half of the first rounds so, and nothing of the later ones. `select` is how a batch is
+    chosen from the pool; no two of it are nearer than `distance`, while there are others.
     """
 
     size: int = Field(ge=1)
     explore: Annotated[float, Field(ge=0, le=1)] | Literal["early"] = 0.0
+    select: Literal["thompson", "greedy", "dpp", "top"] = "thompson"
+    distance: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _distance_with_a_ranking(self) -> "BatchSection":
+        if self.distance is not None and self.select in ("greedy", "dpp"):
+            raise ValueError(
+                f"batch.distance is {self.distance:g} and batch.select is {self.select!r}, which spreads a batch "
+                "by itself; leave out the distance, or set batch.select to thompson or top"
+            )
+        return self
 
 
 class BudgetSection(_Section):

@@ -14,7 +14,7 @@ from flowscout.loop.exploration import elsewhere, explore_share
 from flowscout.loop.outside import inside
 from flowscout.loop.proposers import LocalSearchProposer, Problem, uniform_states
 from flowscout.loop.seeds import derive_seed
-from flowscout.loop.selection import thompson_batch
+from flowscout.loop.selection import choose_batch
 from flowscout.loop.spaces.protocol import EditableSpace
 from flowscout.loop.workbench import Workbench
 from flowscout.surrogates import Surrogate
@@ -201,7 +201,15 @@ def select_batch(
     chosen = own + [
         rows[i]
         for rows, n in ((far, n_far), (near, size - len(own) - n_far))
-        for i in thompson_batch(surrogate, X[rows], n, generator=generator, X_pending=X_pending)
+        for i in choose_batch(
+            bench.config.batch,
+            problem,
+            surrogate,
+            states[torch.tensor(rows, dtype=torch.int64, device=bench.device)],
+            n,
+            generator=generator,
+            X_pending=X_pending,
+        )
     ]
     ranks = {index: rank for rank, index in enumerate(chosen, start=1)}
     values = problem.reward.values(states)

@@ -1,16 +1,20 @@
 """From a pool of samples to a batch: which are measured, and why the others are not.
 
 Selection works on samples as they were drawn; sorting everything a sampler ever evaluated throws its
-diversity away.
+diversity away. Where the pool comes from belongs in `loop.pools`.
 """
 
 import logging
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from flowscout.errors import ConfigError
-from flowscout.surrogates import Surrogate
+from flowscout.loop.config import BatchSection
+from flowscout.loop.exploration import similarity
+from flowscout.loop.proposers import Problem
+from flowscout.surrogates import Surrogate, dpp_batch, greedy_batch
 from flowscout.surrogates.kernels import cholesky
 from flowscout.surrogates.pending import joint_moments
 
@@ -20,23 +24,87 @@ _CHUNK = 256
 """Objects whose joint covariance with the pending ones is taken at once: it grows with the square."""
 
 
+TOP_OF = 5
+"""From how many samples for each place `select: top` takes the best."""
+
+
+def choose_batch(
+    section: BatchSection,
+    problem: Problem,
+    surrogate: Surrogate,
+    states: Any,
+    n: int,
+    *,
+    generator: Generator,
+    X_pending: Tensor | None = None,
+) -> list[int]:
+    """Return at most `n` distinct rows of the pool, `m` finished states in the order they were drawn.
+
+    `section.select` says how: see `thompson_batch`, `flowscout.surrogates.greedy_batch` (`greedy`, by q-UCB) and
+    `dpp_batch` (`dpp`, of the rewards and `similarity`); `top` takes the best by acquisition of the first
+    `TOP_OF n`. No two are nearer than `section.distance`, while the pool has others. `X_pending`, `p x d`, are the
+    features of what is being measured.
+    """
+    n = min(n, len(states))
+    if n == 0:
+        return []
+    X = problem.reward.features(states)
+    if section.select == "greedy":
+        return greedy_batch(surrogate, X, n, X_pending=X_pending, generator=generator)
+    if section.select == "dpp":
+        log_reward = problem.reward(states).double()
+        # The square root: a determinant counts each quality twice.
+        return dpp_batch(
+            (0.5 * (log_reward - log_reward.max()).clamp_min(-600.0)).exp(), _alike(problem, states), n
+        )
+    near = None if section.distance is None else problem.space.distance(states, states) < section.distance
+    if section.select == "top":
+        some = states[: TOP_OF * n]
+        return _pick(problem.reward.values(some).unsqueeze(0).expand(n, -1), near)
+    return thompson_batch(surrogate, X, n, generator=generator, X_pending=X_pending, near=near)
+
+
 def thompson_batch(
-    surrogate: Surrogate, X: Tensor, n: int, *, generator: Generator, X_pending: Tensor | None = None
+    surrogate: Surrogate,
+    X: Tensor,
+    n: int,
+    *,
+    generator: Generator,
+    X_pending: Tensor | None = None,
+    near: Tensor | None = None,
 ) -> list[int]:
     """Return `n` distinct rows of the pool `X`, `m x d`: the best of one joint posterior draw for each slot.
 
     Each slot follows a belief of its own, so the batch spreads over what could be best. The draws suppose that
-    the pending objects, `X_pending`, `p x d`, turn out as expected: see `pending_draws`.
+    the pending objects, `X_pending`, `p x d`, turn out as expected: see `pending_draws`. Of objects that are
+    `near` to each other, bool `m x m`, one is taken, while there are others.
     Source: Kandasamy et al. 2018, arXiv:1705.09236 (synchronous parallel Thompson sampling).
     """
     if n == 0:
         return []
+    return _pick(pending_draws(surrogate, X, min(n, len(X)), X_pending, generator=generator), near)
+
+
+def _pick(values: Tensor, near: Tensor | None) -> list[int]:
+    """Return for each row of `values`, `n x m`, the best column that is free, if possible `near` to none taken."""
     chosen: list[int] = []
-    for values in pending_draws(surrogate, X, min(n, len(X)), X_pending, generator=generator):
-        values = values.clone()
-        values[chosen] = -torch.inf
-        chosen.append(int(values.argmax()))
+    barred = torch.zeros(values.shape[1], dtype=torch.bool)
+    for row in values:
+        taken = torch.zeros_like(barred)
+        taken[chosen] = True
+        out = taken if bool(barred.all()) else barred | taken
+        chosen.append(int(torch.where(out, -torch.inf, row).argmax()))
+        if near is not None:
+            barred |= near[chosen[-1], : len(barred)]
+        barred[chosen[-1]] = True
     return chosen
+
+
+def _alike(problem: Problem, states: Any) -> Tensor:
+    """Return how alike objects are, `m x m`, with ones on the diagonal and no negative eigenvalue to speak of."""
+    alike = similarity(problem.space, states, states).double()
+    alike.fill_diagonal_(1.0)
+    return alike
 
 
 def pending_draws(

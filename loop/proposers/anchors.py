@@ -13,9 +13,6 @@ from flowscout.loop.proposers.evolution import Evolution, edit
 from flowscout.loop.proposers.protocol import Problem
 from flowscout.loop.spaces.protocol import Space
 
-ANCHORED_LENGTH = 20
-"""Steps of a trajectory from which a policy is anchored by default. Shorter ones learn by themselves."""
-
 N_ELITES = 64
 """How many of the best labelled objects are anchors."""
 

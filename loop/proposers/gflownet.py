@@ -12,10 +12,19 @@ from torch import Generator, Tensor
 
 from flowscout.loop.gflownet import Draw, Trainer, TrainerSettings, TrainingRecord, log_prob
 from flowscout.loop.gflownet import draw as draw_from
+from flowscout.loop.gflownet.objectives import Loss
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.gflownet.trainer import make_policy
-from flowscout.loop.proposers.anchors import ANCHORED_LENGTH, key_codes, make_anchors
-from flowscout.loop.proposers.protocol import TEST_DRAWS, UNIQUE_RANGE, Problem, Samples, Trained, holds_test_draws
+from flowscout.loop.proposers.anchors import key_codes, make_anchors
+from flowscout.loop.proposers.protocol import (
+    TEST_DRAWS,
+    UNIQUE_RANGE,
+    Problem,
+    Samples,
+    Trained,
+    holds_test_draws,
+    is_large,
+)
 from flowscout.loop.proposers.uniform import uniform_states
 from flowscout.loop.rewards import FrozenReward
 from flowscout.loop.spaces.protocol import EditableSpace
@@ -26,6 +35,10 @@ ANCHORS = 0.5
 
 SLOPE_RANGE = (0.7, 1.3)
 """Where the slope of log p on log R must lie for the sampler to be trusted: it is 1 for the exact one."""
+
+LEAST_SPREAD = 0.5
+"""Nats by which log R must vary among a policy's own samples: where it is flat there was nothing to learn from,
+and any policy looks right."""
 
 # Beside the policy's weights, whose names they must not be.
 _ANCHORS = "anchors"
@@ -44,8 +57,10 @@ class GFlowNetProposer:
     With `adjust`, the exponent is moved until the share of unique samples, those that are labelled already left
     out, lies in `UNIQUE_RANGE`; with a warm start it starts from where the earlier one ended. `anchors` is the
     share of each training batch whose trajectories end in good labelled objects, in conservative edits of them,
-    and in children of them; None takes `ANCHORS` of it where objects take `ANCHORED_LENGTH` steps or more, and
-    none elsewhere. A sample that was an anchor has that for its origin.
+    and in children of them; None takes `ANCHORS` of it in spaces of `LARGE` and more, and none elsewhere. A
+    sample that was an anchor has that for its origin. Where there are anchors the exponent stays: the samples of
+    so large a space differ at any exponent that a policy can still learn. `loss` None takes the log-partition
+    variance with anchors, whose far-off rewards throw a learned log Z about, and trajectory balance without.
 
     Raises:
         ConfigError: A share cannot be.
@@ -54,6 +69,7 @@ class GFlowNetProposer:
     steps: int = 150
     adjust: bool = True
     anchors: float | None = None
+    loss: Loss | None = None
     settings: TrainerSettings = field(default_factory=TrainerSettings)
     kind: str = "gflownet"
 
@@ -77,7 +93,7 @@ class GFlowNetProposer:
         )
         reward, adjustments = problem.reward, 0
         labelled = key_codes(problem.space, problem.labelled)
-        if self.adjust and holds_test_draws(problem.space):
+        if self.adjust and not share and holds_test_draws(problem.space):
             start = None if warm_start is None else warm_start.get(_EXPONENT)
             exponent = reward.exponent * _START if start is None else float(start)
             reward, adjustments = self._adjust_exponent(trainer, reward.with_exponent(exponent), labelled, seed)
@@ -104,11 +120,12 @@ class GFlowNetProposer:
             return 0.0
         if self.anchors is not None:
             return self.anchors
-        return ANCHORS if problem.space.max_steps >= ANCHORED_LENGTH else 0.0
+        return ANCHORS if is_large(problem.space) else 0.0
 
     def _anchored(self, share: float) -> TrainerSettings:
         """Return the settings with that share of anchors in a batch, in the place of other given data."""
-        return replace(self.settings, behaviour=replace(self.settings.behaviour, data=share))
+        loss = self.loss or ("log_partition_variance" if share else "trajectory_balance")
+        return replace(self.settings, loss=loss, behaviour=replace(self.settings.behaviour, data=share))
 
     def _adjust_exponent(
         self, trainer: Trainer[Any], reward: FrozenReward, labelled: Tensor, seed: int
@@ -194,11 +211,13 @@ def _health(problem: Problem, trainer: Trainer[Any], reward: FrozenReward, seed:
     centred_p, centred_r = log_p - log_p.mean(), log_r - log_r.mean()
     variance = (centred_r @ centred_r).item()
     slope = (centred_p @ centred_r).item() / variance if variance > 0 else 0.0
-    return {"slope": slope, "spearman": spearman(log_p, log_r) or 0.0}
+    spread = log_r[TEST_DRAWS:].std().item()
+    return {"slope": slope, "spearman": spearman(log_p, log_r) or 0.0, "spread": spread}
 
 
 def _is_healthy(health: Mapping[str, float]) -> bool:
-    return _within(health["slope"], SLOPE_RANGE) and health["spearman"] > 0.5
+    learned = health["spread"] >= LEAST_SPREAD
+    return learned and _within(health["slope"], SLOPE_RANGE) and health["spearman"] > 0.5
 
 
 def _diagnostics(record: TrainingRecord) -> dict[str, Any]:

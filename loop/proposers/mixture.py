@@ -68,10 +68,8 @@ class MixtureProposer:
         """Return `n` samples, each part's share of them, in random order: none is cut off where a pool is full."""
         states, log_probs = [], []
         origins: list[str] = []
-        for part, count in zip(self.parts, split(n, self.shares), strict=True):
-            fallen = f"{_FALLBACK}.{part.kind}" in tensors
-            drawer = LocalSearchProposer(self.evaluations) if fallen else part
-            found = drawer.draw(problem, {} if fallen else _of(part, tensors), count, seed=seed)
+        for drawer, own, count in self._drawers(tensors, n):
+            found = drawer.draw(problem, own, count, seed=seed)
             states.append(found.states)
             unknown = torch.full((len(found.states),), torch.nan)
             log_probs.append(unknown if found.log_prob is None else found.log_prob.float().cpu())
@@ -79,6 +77,17 @@ class MixtureProposer:
         order = torch.randperm(len(origins), generator=Generator().manual_seed(seed))
         mixed = type(states[0]).cat(states)[order.to(problem.device)]
         return Samples(mixed, torch.cat(log_probs)[order], tuple(origins[i] for i in order.tolist()))
+
+    def _drawers(self, tensors: Mapping[str, Tensor], n: int) -> list[tuple[Proposer, dict[str, Tensor], int]]:
+        """Return who draws, with which tensors, how many of `n`; a local search draws for those that fell out."""
+        counts = dict(zip((part.kind for part in self.parts), split(n, self.shares), strict=True))
+        fallen = [part.kind for part in self.parts if f"{_FALLBACK}.{part.kind}" in tensors]
+        search: Proposer = LocalSearchProposer(self.evaluations)
+        drawers = {part.kind: part for part in self.parts if part.kind not in fallen}
+        if fallen:
+            search = drawers.setdefault(search.kind, search)
+            counts[search.kind] = counts.get(search.kind, 0) + sum(counts[kind] for kind in fallen)
+        return [(drawer, _of(drawer, tensors), counts[kind]) for kind, drawer in drawers.items()]
 
 
 def split(n: int, shares: tuple[float, ...]) -> list[int]:

@@ -20,6 +20,10 @@ that hardly prefers anything."""
 TEST_DRAWS = 1_000
 """Of how many samples that share is taken."""
 
+LARGE = 1e13
+"""The number of objects (4^22, 20^10) from which a policy's own samples teach it too little, and a search that
+starts from what was measured finds more."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -74,6 +78,11 @@ class Proposer(Protocol):
     def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
         """Return `n` samples, repeats included, in proportion to the reward as well as it can."""
         ...
+
+
+def is_large(space: EditableSpace[Any]) -> bool:
+    """Return whether a space is too large for a policy that learns from its own samples alone."""
+    return space.size is None or space.size >= LARGE
 
 
 def holds_test_draws(space: EditableSpace[Any]) -> bool:

@@ -9,7 +9,6 @@ import torch
 from flowscout.errors import ConfigError
 from flowscout.loop.proposers import GFlowNetProposer, Problem, uniform_states
 from flowscout.loop.proposers.anchors import (
-    ANCHORED_LENGTH,
     N_CHILDREN,
     N_ELITES,
     key_codes,
@@ -95,12 +94,18 @@ def test_the_less_the_surrogate_is_sure_the_fewer_edits_are_made() -> None:
     assert most_edits(made, elites).tolist() == [6] * 5
 
 
-@pytest.mark.parametrize(("length", "share"), [(ANCHORED_LENGTH - 1, 0.0), (ANCHORED_LENGTH, ANCHORS)])
-def test_long_objects_are_anchored_by_default_and_short_ones_are_not(length: int, share: float) -> None:
+@pytest.mark.parametrize(
+    ("length", "share", "loss"), [(21, 0.0, "trajectory_balance"), (22, ANCHORS, "log_partition_variance")]
+)
+def test_large_spaces_are_anchored_by_default_and_smaller_ones_are_not(
+    length: int, share: float, loss: str
+) -> None:
     made = needle(SequenceSpace("dna", length), (PEAK * 2)[:length])
-    trained = GFlowNetProposer(1, adjust=False).train(made, seed=0)
+    trained = GFlowNetProposer(1, adjust=share > 0).train(made, seed=0)
     assert trained.params["anchors"] == trained.params["behaviour"]["data"] == share
     assert (trained.diagnostics["n_anchors"] > 0) == (share > 0)
+    assert trained.params["loss"] == loss
+    assert trained.reward == made.reward  # with anchors the exponent stays though it may be adjusted
 
 
 def test_a_warm_start_from_an_anchored_policy_serves_one_without_anchors() -> None:

@@ -289,3 +289,12 @@ def test_the_same_seeds_give_the_same_samples_and_others_do_not(proposer: Propos
         found.append((texts_of(made, samples), samples.origins))
     assert found[0] == found[1]
     assert found[0][0] != found[2][0]
+
+
+def test_what_a_fallen_part_should_have_drawn_is_drawn_by_the_local_search_of_the_mixture() -> None:
+    made = count_of_g(SequenceSpace("dna", 8))
+    mixture = MixtureProposer((GFlowNetProposer(1), LocalSearchProposer(2_000)), (0.5, 0.5))
+    samples = mixture.draw(made, {"fallback.gflownet": torch.tensor(True)}, 100, seed=0)
+    texts = texts_of(made, samples)
+    assert len(set(texts)) == 100  # one search drew all of them: two of one seed would repeat each other
+    assert samples.origins == ("local_search",) * 100

@@ -41,8 +41,11 @@ def open_campaign(folder, proposer: str) -> Campaign:
     ("proposer", "length", "parts"),
     [
         ("type: genetik", 6, ["proposer.type is 'genetik'", "'genetic'"]),
-        ("type: mixture", 6, ["proposer.type is 'mixture' without proposer.shares", "write for example"]),
-        ("shares: {gflownet: 1}", 6, ["proposer.type is 'gflownet' with proposer.shares", "expected shares for"]),
+        (
+            "shares: {gflownet: 1}",
+            6,
+            ["proposer.type is 'auto' with proposer.shares", "only a mixture", "write for"],
+        ),
         ("type: mixture, shares: {gflownet: 0.5, genetic: 0.4}", 6, ["'genetic': 0.4", "that sum to 1; correct"]),
         ("type: mixture, shares: {gflownet: 0, genetic: 1}", 6, ["'gflownet': 0.0", "positive numbers"]),
         ("type: mixture, shares: {}", 6, ["proposer.shares are {}", "expected positive numbers"]),

@@ -61,6 +61,13 @@ def test_an_unfitted_sampler_is_not_called_healthy() -> None:
     assert not trained.healthy
 
 
+def test_a_flat_reward_makes_no_policy_healthy() -> None:
+    made = problem(exponent=1e-3)  # a policy that learned nothing is right to a thousandth of a nat
+    trained = GFlowNetProposer(steps=60, adjust=False).train(made, seed=0)
+    assert trained.diagnostics["spread"] < 0.01
+    assert not trained.healthy
+
+
 def test_samples_of_a_trained_policy_are_better_than_random_ones() -> None:
     proposer = GFlowNetProposer(steps=60)
     made = problem()

@@ -11,9 +11,13 @@ from torch import Generator, Tensor
 
 from flowscout import Campaign
 from flowscout.loop import selection
-from flowscout.loop.selection import pending_draws, thompson_batch
+from flowscout.loop.config import BatchSection
+from flowscout.loop.proposers import Problem, uniform_states
+from flowscout.loop.rewards import FrozenReward
+from flowscout.loop.selection import choose_batch, pending_draws, thompson_batch
 from flowscout.loop.spaces import SequenceSpace
-from flowscout.surrogates import ExactGP
+from flowscout.loop.spaces.sequence import SequenceState
+from flowscout.surrogates import ExactGP, ucb
 
 SPACE = SequenceSpace("dna", 4)
 
@@ -129,3 +133,62 @@ def test_a_round_selects_by_what_is_pending(tmp_path: Path, kind: str, monkeypat
         found.run_round()
     assert [len(one) for one in seen] == [0, 3]
     assert torch.equal(seen[1], SPACE.features(SPACE.parse(sorted(waiting))))
+
+
+def chosen(section: dict[str, Any], n: int = 12, pool: int = 120) -> tuple[list[int], SequenceState, Problem]:
+    """Return the rows that a batch section chooses from a pool of random 8-mers, rewarded by their number of G."""
+    space = SequenceSpace("dna", 8)
+    states = uniform_states(space, pool, seed=0, device=torch.device("cpu"))
+    gp = ExactGP(kernel="additive", levels=4)
+    gp.fit(space.features(states[:40]), (space.features(states[:40]) == 2).sum(dim=1, keepdim=True).double())
+    reward = FrozenReward(ucb(gp, 1.0), space.features, exponent=2.0, centre=0.0, scale=1.0)
+    made = Problem(space, reward, states[:40], torch.device("cpu"))
+    rows = choose_batch(BatchSection(size=n, **section), made, gp, states, n, generator=Generator().manual_seed(0))
+    return rows, states, made
+
+
+@pytest.mark.parametrize("select", ["thompson", "greedy", "dpp", "top"])
+def test_every_way_of_choosing_takes_different_good_objects(select: str) -> None:
+    rows, states, made = chosen({"select": select})
+    assert len(set(rows)) == len(rows) == 12
+    values = made.reward.values(states)
+    # A mean of 12 random values is that far above the pool's mean by a chance of 1 in 30,000.
+    assert values[rows].mean() > values.mean() + 4 * values.std() / 12**0.5
+
+
+def test_top_takes_the_best_of_the_first_samples_alone() -> None:
+    rows, states, made = chosen({"select": "top"}, n=4)
+    values = made.reward.values(states[:20])  # 5 samples for each place; the pool has 120
+    assert rows == values.argsort(descending=True, stable=True)[:4].tolist()
+
+
+@pytest.mark.parametrize("select", ["thompson", "top"])
+def test_no_two_of_a_batch_are_nearer_than_the_distance(select: str) -> None:
+    rows, states, made = chosen({"select": select, "distance": 4})
+    batch = states[torch.tensor(rows)]
+    apart = made.space.distance(batch, batch).fill_diagonal_(99)
+    assert apart.min() >= 4
+    without, _, _ = chosen({"select": select})
+    other = states[torch.tensor(without)]
+    assert made.space.distance(other, other).fill_diagonal_(99).min() < 4  # it was needed
+
+
+def test_a_distance_that_the_pool_cannot_keep_still_fills_the_batch() -> None:
+    rows, _, _ = chosen({"distance": 9})  # of 8 letters no two sequences differ in 9
+    assert len(set(rows)) == 12
+
+
+def test_a_dpp_spreads_a_batch_wider_than_the_objects_of_the_best_rewards() -> None:
+    rows, states, made = chosen({"select": "dpp"})
+    best = made.reward(states).argsort(descending=True)[:12]
+    spread, packed = (
+        made.space.distance(states[some], states[some]).mean() for some in (torch.tensor(rows), best)
+    )
+    assert spread > packed
+
+
+def test_a_distance_is_refused_where_the_choice_spreads_by_itself() -> None:
+    with pytest.raises(
+        ValueError, match=r"batch\.distance is 2 and batch\.select is 'dpp'.*leave out the distance"
+    ):
+        BatchSection(size=4, select="dpp", distance=2)
