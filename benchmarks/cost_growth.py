@@ -1,24 +1,27 @@
 """Measure how the cost of each surrogate grows with the number of labels: fit, reward, joint draw, memory.
 
     python benchmarks/cost_growth.py
-    python benchmarks/cost_growth.py --labels 300,2500 --lengths 8 --surrogates gp,linear --json rows.json
+    python benchmarks/cost_growth.py --labels 300,2500 --lengths 14 --surrogates gp,linear --json rows.json
 
 Objects are random sequences of four letters; their labels are the sum of one effect for each letter at each
 place, a bonus where a motif stands anywhere, and noise. Each cell runs in a process of its own, so that its
 memory is its own; one that takes longer than `--limit` seconds is ended and shown as such. A `reward` is one
 `mean_sd` of 192 objects (the median of five), which training a sampler asks for at every step; a `draw` is 128
-joint draws on a pool of 2,560, which choosing a batch of 128 asks for once. Exact GPs are asked up to 5,000
-labels, or as far as `--exact` says.
+joint draws on a pool of 2,560, which choosing a batch of 128 asks for once. Seconds are of process time.
+`fit ~ n^` and `reward ~ n^` are the powers by which they grew since the row above. Exact GPs are asked up to 5,000
+labels, or as far as `--exact` says. What a whole round of a campaign takes is measured by `round_time.py`.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -109,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append(measure_apart(name, n, length, options.limit))
                 if "note" in rows[-1]:
                     break  # more labels would take longer still
+    add_powers(rows)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1))
     Console(width=110).print(_table(rows))
@@ -123,17 +127,35 @@ def _report(queue: Any, name: str, n: int, length: int) -> None:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
+
+
+def add_powers(rows: Sequence[Row]) -> None:
+    """Add to each row by which power of the labels its seconds grew since the row before, of the same kind."""
+    for before, row in pairwise(rows):
+        if any(before[key] != row[key] for key in ("surrogate", "length")) or "note" in row:
+            continue
+        for name in ("fit", "reward"):
+            growth = math.log(row[f"{name}_s"] / before[f"{name}_s"]) / math.log(row["labels"] / before["labels"])
+            row[f"{name}_power"] = growth
 
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title=f"seconds on {torch.get_num_threads()} threads")
-    names = ("surrogate", "length", "labels", "fit_s", "reward_s", "draw_s", "peak_mb", "rmse", "note")
+    shown = {"fit_power": "fit ~ n^", "reward_power": "reward ~ n^"}
+    names = ("surrogate", "length", "labels", "fit_s", *shown, "reward_s", "draw_s", "peak_mb", "rmse", "note")
     for name in names:
-        table.add_column(name, justify="left" if name in ("surrogate", "note") else "right")
-    digits = {"fit_s": ".2f", "reward_s": ".4f", "draw_s": ".2f", "rmse": ".3f"}
+        table.add_column(shown.get(name, name), justify="left" if name in ("surrogate", "note") else "right")
+    digits = {
+        "fit_s": ".2f",
+        "fit_power": ".1f",
+        "reward_power": ".1f",
+        "reward_s": ".4f",
+        "draw_s": ".2f",
+        "rmse": ".3f",
+    }
     for row in rows:
         table.add_row(*[format(row[n], digits.get(n, "")) if n in row else "" for n in names])
     return table
@@ -145,8 +167,8 @@ def _numbers(text: str) -> list[int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="How the cost of surrogates grows with the number of labels.")
-    parser.add_argument("--labels", type=_numbers, default=[300, 1_000, 2_500, 6_000, 10_000, 100_000])
-    parser.add_argument("--lengths", type=_numbers, default=[8, 14])
+    parser.add_argument("--labels", type=_numbers, default=[100, 1_000, 5_000, 10_000, 100_000])
+    parser.add_argument("--lengths", type=_numbers, default=[8])
     parser.add_argument("--surrogates", type=lambda text: text.split(","), default=list(MAKERS))
     parser.add_argument("--exact", type=int, default=5_000, help="the most labels that exact GPs are asked")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a cell is ended")

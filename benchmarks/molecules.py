@@ -59,7 +59,7 @@ def _solubility() -> Iterator[tuple[str, float]]:
 
     for part in ("train", "test"):
         for molecule in Chem.SDMolSupplier(str(_file(f"solubility.{part}.sdf"))):
-            yield molecule.GetProp("SMILES"), float(molecule.GetProp("SOL"))
+            yield Chem.MolToSmiles(molecule), float(molecule.GetProp("SOL"))
 
 
 def _file(name: str) -> Path:
