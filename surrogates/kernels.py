@@ -141,7 +141,7 @@ class GappedPairKernel(Kernel):  # type: ignore[misc]
             if levels == n_levels and torch.equal(codes, x):
                 return found
         found = self._read(x, n_levels)
-        self._kept = [*self._kept[-1:], (x, n_levels, found)]
+        self._kept = [*self._kept[-1:], (x.clone(), n_levels, found)]
         return found
 
     def train(self, mode: bool = True) -> Self:

@@ -3,7 +3,7 @@
 Kernels over category codes live in `kernels.py`; GPyTorch's own are used as they are.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from gpytorch.kernels import Kernel
@@ -19,12 +19,23 @@ class TanimotoKernel(Kernel):  # type: ignore[misc] # GPyTorch is not typed
 
     On indicators this is the number of features that both have over the number that either has. Features are at
     least 0; two vectors of zeros alone are taken for equal. There is nothing to learn: a `ScaleKernel` around
-    it brings the variance. No gradient flows to the features.
+    it brings the variance. No gradient flows to the features. In training mode the last covariance of features
+    with themselves is kept: each step of a fit asks for the same.
 
     Source: Ralaivola et al. 2005, Graph kernels for chemical informatics, Neural Networks 18(8).
     """
 
     has_lengthscale = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: tuple[Tensor, Tensor] | None = None  # features and their covariance
+
+    def train(self, mode: bool = True) -> Self:
+        """Begin or end training; at its end nothing is kept."""
+        self._kept = None
+        trained: Self = super().train(mode)
+        return trained
 
     def forward(
         self,
@@ -45,8 +56,16 @@ class TanimotoKernel(Kernel):  # type: ignore[misc] # GPyTorch is not typed
             _check_not_negative(x)
         if diag:
             return _ratio((x1 - x2).abs().sum(dim=-1), x1.sum(dim=-1) + x2.sum(dim=-1))
-        total = x1.sum(dim=-1).unsqueeze(-1) + x2.sum(dim=-1).unsqueeze(-2)
-        return _ratio(_l1(x1, x2), total)
+        if not (self.training and x1.shape == x2.shape and torch.equal(x1, x2)):
+            return _covariance(x1, x2)
+        if self._kept is None or not torch.equal(self._kept[0], x1):
+            self._kept = (x1.clone(), _covariance(x1, x1))
+        return self._kept[1]
+
+
+def _covariance(a: Tensor, b: Tensor) -> Tensor:
+    """Return minima over maxima of features `... x n x d` and `... x m x d`: `... x n x m`."""
+    return _ratio(_l1(a, b), a.sum(dim=-1).unsqueeze(-1) + b.sum(dim=-1).unsqueeze(-2))
 
 
 def _ratio(apart: Tensor, total: Tensor) -> Tensor:

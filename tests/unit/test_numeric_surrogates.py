@@ -5,7 +5,7 @@ import torch
 from gpytorch.kernels import ScaleKernel
 
 from flowscout.errors import ConfigError, ShapeError
-from flowscout.surrogates import spearman
+from flowscout.surrogates import numeric_kernels, spearman
 from flowscout.surrogates.numeric import numeric_surrogate
 from flowscout.surrogates.numeric_kernels import TanimotoKernel
 
@@ -40,6 +40,20 @@ def test_tanimoto_of_fractions_and_of_batches():
     assert found.shape == (3, 5, 5)
     for one, covariance in zip(x, found, strict=True):
         torch.testing.assert_close(covariance, by_definition(one, one), rtol=0, atol=1e-14)  # sums of 4 numbers
+
+
+def test_a_fit_compares_its_features_once(monkeypatch):
+    asked = []
+    known = numeric_kernels._covariance
+    monkeypatch.setattr(numeric_kernels, "_covariance", lambda a, b: asked.append(a) or known(a, b))
+    kernel = TanimotoKernel()
+    for x in (counts(9), counts(9), counts(9, seed=1), counts(9)):
+        torch.testing.assert_close(kernel(x, x).to_dense(), by_definition(x, x), rtol=0, atol=1e-15)
+    assert len(asked) == 3
+    kernel.eval()
+    kernel(counts(9), counts(9)).to_dense()
+    assert len(asked) == 4
+    assert kernel._kept is None
 
 
 def test_tanimoto_is_positive_semidefinite_on_distinct_counts():
