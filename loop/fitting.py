@@ -122,9 +122,9 @@ def _foretold(
 
 
 def _explained(choice: SurrogateChoice, surrogate: Surrogate) -> SurrogateChoice:
-    """Return the choice with the weights that what was foretold gave to kernels."""
+    """Return the choice with the weights that kernels were given, and by what."""
     if not isinstance(surrogate, AveragedGP):
         return choice
     weights = zip(surrogate.kernels, surrogate.weights.tolist(), strict=True)
     shares = ", ".join(f"{kernel} {weight:.2f}" for kernel, weight in weights)
-    return replace(choice, why=f"{choice.why}; kernels by what they foretold: {shares}")
+    return replace(choice, why=f"{choice.why}; kernels by {surrogate.weighed_by}: {shares}")

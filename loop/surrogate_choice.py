@@ -66,8 +66,11 @@ def choose_surrogate(
     Raises: ConfigError for an exact GP of too many labels.
     """
     if isinstance(space, CatalogueSpace):
-        name = TANIMOTO if space.metric == "tanimoto" else MATERN
-        return SurrogateChoice(name, f"features are numbers, alike by the metric {space.metric}")
+        known = f"features are numbers, alike by the metric {space.metric}"
+        if n_labels > MAX_EXACT:
+            why = f"{known}; {n_labels:,} labels are more than the {MAX_EXACT:,} of exact Gaussian processes"
+            return SurrogateChoice("ensemble", why)
+        return SurrogateChoice(TANIMOTO if space.metric == "tanimoto" else MATERN, known)
     if section.type == "gp" and n_labels > MAX_EXACT:
         raise ConfigError(
             f"surrogate.type is 'gp' and there are {n_labels:,} labels, expected at most {MAX_EXACT:,} for an "
@@ -97,6 +100,8 @@ def make_surrogate(choice: SurrogateChoice, space: SequenceSpace | CatalogueSpac
     Raises: ConfigError for a function that is not there, or makes no surrogate.
     """
     if isinstance(space, CatalogueSpace):
+        if choice.name == "ensemble":
+            return DeepEnsemble()
         return numeric_surrogate("tanimoto" if choice.name == TANIMOTO else "matern")
     levels, symmetry = len(space.rules.letters), space.symmetry
     if choice.name in _EXACT:

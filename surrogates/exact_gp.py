@@ -235,6 +235,18 @@ class ExactGP:
             stands=stored_stands(state),
         )
 
+    def left_out(self) -> tuple[Tensor, Tensor]:
+        """Return the error and the sd of each measured label when it is left out, in the order of the rows.
+
+        Both are of a new measurement, noise included, on the scale of the labels; see `leave_one_out`.
+        """
+        fitted = self._require_fit()
+        error, sd = leave_one_out(fitted.cholesky, fitted.residual)
+        if fitted.stands is not None:
+            measured = ~fitted.stands.bounded
+            error, sd = error[measured], sd[measured]
+        return fitted.label_sd * error, fitted.label_sd * sd
+
     def diagnostics(self) -> dict[str, float]:
         """Return hyper-parameters and leave-one-out scores, the latter on the scale of the labels.
 
@@ -260,9 +272,8 @@ class ExactGP:
             found["n_bounded"] = float((~measured).sum())
         if not bool(measured.any()):
             return found
-        error, sd = leave_one_out(fitted.cholesky, fitted.residual)
+        error, sd = self.left_out()
         labels = (fitted.label_sd * fitted.residual)[measured]
-        error, sd = fitted.label_sd * error[measured], fitted.label_sd * sd[measured]
         noise_sd = noise.mean().sqrt() * fitted.label_sd
         return (
             found | {"noise_sd": noise_sd.item()} | score_predictions(labels - error, sd, labels).as_dict("loo_")

@@ -7,7 +7,8 @@ import torch
 
 from flowscout.errors import ShapeError
 from flowscout.surrogates import AveragedGP, ExactGP, Surrogate, prior_weights
-from flowscout.surrogates.auto import SHARPNESS, shares
+from flowscout.surrogates.auto import PRIOR_LABELS, SHARPNESS, shares, stacked_weights
+from flowscout.surrogates.diagnostics import leave_one_out
 
 KERNELS = {"product": 0.25, "pairs": 0.75}
 
@@ -41,8 +42,9 @@ def members():
 def test_mean_and_variance_are_those_of_the_mixture():
     X = codes(20, seed=5)
     means, sds = zip(*[member.mean_sd(X) for member in members()], strict=True)
-    mean = 0.25 * means[0] + 0.75 * means[1]
-    second = 0.25 * (sds[0] ** 2 + means[0] ** 2) + 0.75 * (sds[1] ** 2 + means[1] ** 2)
+    first, other = fitted().weights
+    mean = first * means[0] + other * means[1]
+    second = first * (sds[0] ** 2 + means[0] ** 2) + other * (sds[1] ** 2 + means[1] ** 2)
     found_mean, found_sd = fitted().mean_sd(X)
     torch.testing.assert_close(found_mean, mean)
     torch.testing.assert_close(found_sd, (second - mean**2).sqrt())
@@ -61,18 +63,59 @@ def test_each_kernel_gives_its_share_of_the_draws():
     assert ((draws.std(0) / sd - 1).abs() <= 0.1).all()
 
 
+def test_first_weights_make_the_mixture_predict_labels_left_out_best():
+    surrogate, densities = fitted(), []
+    for member in members():
+        error, sd = leave_one_out(member._fitted.cholesky, member._fitted.residual)
+        scale = member._fitted.label_sd
+        densities.append(torch.distributions.Normal(0.0, scale * sd).log_prob(scale * error).exp())
+    prior = torch.tensor(list(KERNELS.values()), dtype=torch.float64)
+
+    def objective(first):
+        weights = torch.stack([first, 1.0 - first])
+        return (weights @ torch.stack(densities)).log().sum() + PRIOR_LABELS * (prior @ weights.log())
+
+    grid = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    best = grid[torch.stack([objective(first) for first in grid]).argmax()]
+    assert surrogate.weights[0].item() == pytest.approx(best.item(), abs=0.001)  # the grid's step
+    assert surrogate.weights[0] != 0.25
+    assert surrogate.weighed_by == "how they predict labels left out"
+
+
+def test_stacking_gives_a_mixture_what_neither_member_can():
+    # Each member is right about half of the labels: both are needed. A strong prior stands.
+    log_density = torch.tensor([[0.0] * 50 + [-9.0] * 50, [-9.0] * 50 + [0.0] * 50], dtype=torch.float64)
+    prior = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    assert stacked_weights(log_density, prior, 1e-9).tolist() == pytest.approx(
+        [0.5, 0.5], abs=1e-3
+    )  # e^-9 overlap
+    assert stacked_weights(log_density, prior, 1e9).tolist() == pytest.approx([0.9, 0.1])
+
+
+def test_labels_that_decide_nothing_leave_the_prior():
+    surrogate = AveragedGP(KERNELS, levels=4)
+    surrogate.fit(codes(8), torch.ones(8, 1, dtype=torch.float64))
+    assert surrogate.weights.tolist() == pytest.approx(list(KERNELS.values()), abs=0.01)
+    bounded = torch.tensor([[0.0, torch.inf]] * 8, dtype=torch.float64)
+    surrogate.fit(codes(8), torch.ones(8, 1, dtype=torch.float64), bounds=bounded)
+    assert surrogate.weights.tolist() == pytest.approx(list(KERNELS.values()))
+
+
 def test_weights_follow_what_was_foretold():
     surrogate, later = fitted(), AveragedGP(KERNELS, levels=4)
     X = codes(24, seed=9)
     later.foretell(surrogate, X, motif(X))
     expected = []
-    for weight, member in zip(KERNELS.values(), members(), strict=True):
+    for weight, member in zip(surrogate.weights, members(), strict=True):
         mean, sd = member.mean_sd(X)
         noisy = torch.distributions.Normal(mean, (sd**2 + member.diagnostics()["noise_sd"] ** 2).sqrt())
         expected.append(weight * torch.exp(SHARPNESS * noisy.log_prob(motif(X).squeeze(-1)).mean()))
     expected = torch.stack(expected)
     torch.testing.assert_close(later.weights, expected / expected.sum())
+    before = later.weights
     later.fit(codes(60), motif(codes(60)))
+    assert torch.equal(later.weights, before)  # labels left out have no say any more
+    assert later.weighed_by == "what they foretold"
     diagnostics = later.diagnostics()
     assert diagnostics["weight_pairs"] == pytest.approx(later.weights[1].item())
     assert {"foretold_nlpd_product", "foretold_nlpd_pairs", "loo_rmse"} <= diagnostics.keys()

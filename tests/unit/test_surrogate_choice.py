@@ -10,7 +10,7 @@ from flowscout.errors import ConfigError
 from flowscout.loop import stages
 from flowscout.loop.config import SurrogateSection, parse_campaign
 from flowscout.loop.fitting import load_surrogate
-from flowscout.loop.spaces import SequenceSpace
+from flowscout.loop.spaces import CatalogueSpace, SequenceSpace
 from flowscout.loop.surrogate_choice import (
     MAX_AVERAGED,
     MAX_EXACT,
@@ -124,6 +124,20 @@ def test_auto_averages_gps_of_few_labels_and_says_why():
     assert more.why == "2,001 labels, 4 letters: more than the 2,000 of exact Gaussian processes"
 
 
+def test_a_catalogue_has_exact_gps_up_to_their_limit_and_the_ensemble_beyond():
+    X = torch.randint(4, (30, 5), generator=torch.Generator().manual_seed(0)).double()
+    space = CatalogueSpace([str(k) for k in range(30)], X, metric="tanimoto")
+    choice = choose_surrogate(SurrogateSection(), space, n_labels=MAX_EXACT)
+    assert choice.name == "tanimoto gp"
+    assert isinstance(make_surrogate(choice, space, folder=Path()), BotorchSurrogate)
+    more = choose_surrogate(SurrogateSection(), space, n_labels=MAX_EXACT + 1)
+    assert more.why.endswith("5,001 labels are more than the 5,000 of exact Gaussian processes")
+    surrogate = make_surrogate(more, space, folder=Path())
+    assert isinstance(surrogate, DeepEnsemble)
+    surrogate.fit(X, X.sum(1, keepdim=True))
+    assert surrogate.mean_sd(X)[0].isfinite().all()
+
+
 def test_a_gp_of_too_many_labels_is_refused_with_another_way():
     with pytest.raises(ConfigError, match=r"5,001 labels, expected at most 5,000 .* auto, ensemble or svgp"):
         made("gp", n=MAX_EXACT + 1)
@@ -180,6 +194,7 @@ def test_why_a_surrogate_was_chosen_is_in_the_status(tmp_path):
         said = f"kernels by what they foretold: additive {weights[0]:.2f}, pairs {weights[1]:.2f}"
         assert third.surrogate["why"].endswith(said)
         assert third.surrogate["why"].startswith("8 labels, 4 letters")
+        assert "; kernels by how they predict labels left out: additive" in second.surrogate["why"]
 
 
 @pytest.mark.parametrize(
