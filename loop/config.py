@@ -153,8 +153,8 @@ class ProposerSection(_Section):
     def _shares_of_a_mixture(self) -> "ProposerSection":
         if self.shares is not None and self.type != "mixture":
             raise ValueError(
-                f"proposer.type is {self.type!r} with proposer.shares, which only a mixture has; write for example "
-                "{type: mixture, shares: {gflownet: 0.5, genetic: 0.5}}"
+                f"proposer.type is {self.type!r} with proposer.shares, which only a mixture has; write for "
+                "example {type: mixture, shares: {gflownet: 0.5, genetic: 0.5}}"
             )
         shares = [1.0] if self.shares is None else list(self.shares.values())
         if not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from flowscout.errors import ShapeError
 from flowscout.surrogates.diagnostics import score_predictions
-from flowscout.surrogates.exact_gp import ExactGP
+from flowscout.surrogates.exact_gp import MAX_LEARNING, ExactGP
 from flowscout.surrogates.kernels import KernelName, Symmetry
 
 MOTIF_LEVELS = 6
@@ -27,6 +27,13 @@ A batch lies close together, so that its labels are far from independent."""
 
 PRIOR_LABELS = 100.0
 """As many labels as the weights given at first count for, beside the labels of the first fit."""
+
+LEAST_WEIGHT = 1e-3
+"""A kernel of less weight counts for nothing until its weight rises again: its predictions are not asked for."""
+
+LIGHT = 0.01
+LIGHT_LEARNING = 250
+"""From how many labels a kernel lighter than `LIGHT` learns: enough to see what it foretells."""
 
 _STEPS = 200
 """Of expectation maximisation, which settles two or three weights to four digits in fewer."""
@@ -65,8 +72,10 @@ class AveragedGP:
 
     @property
     def weights(self) -> Tensor:
-        """The weight of each kernel; they sum to one."""
-        return self._log_weight.softmax(0)
+        """The weight of each kernel; they sum to one. One of less than `LEAST_WEIGHT` has none."""
+        weight = self._log_weight.softmax(0)
+        counts = weight >= LEAST_WEIGHT
+        return torch.where(counts, weight, 0.0) / weight[counts].sum()
 
     def fit(self, X: Tensor, Y: Tensor, *, noise: Tensor | None = None, bounds: Tensor | None = None) -> None:
         """Fit every member to codes `X`, `n x d`, and labels `Y`, `n x 1`, both float64.
@@ -75,8 +84,8 @@ class AveragedGP:
         Raises: ShapeError and LabelError as `ExactGP.fit`.
         """
         members = []
-        for member in self._members:
-            fresh = member.unfitted()
+        for member, weight in zip(self._members, self.weights.tolist(), strict=True):
+            fresh = member.unfitted(max_learning=LIGHT_LEARNING if weight < LIGHT else MAX_LEARNING)
             fresh.fit(X, Y, noise=noise, bounds=bounds)
             members.append(fresh)
         self._members = tuple(members)
@@ -99,6 +108,12 @@ class AveragedGP:
         self._foretold = torch.tensor(scores, dtype=torch.float64)
         self._log_weight = (previous._log_weight - SHARPNESS * self._foretold).log_softmax(0)
 
+    def _heard(self) -> tuple[Tensor, list[ExactGP]]:
+        """Return the weights, `k`, of the members that have any, and these."""
+        weights = self.weights
+        heard = [member for member, weight in zip(self._members, weights.tolist(), strict=True) if weight]
+        return weights[weights > 0], heard
+
     @property
     def weighed_by(self) -> str:
         """What the weights follow, in words."""
@@ -113,15 +128,17 @@ class AveragedGP:
 
     def mean_sd(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and sd of the mixture at `X`, `n x d`: `n` and `n`."""
-        weights = self.weights.to(X.device)
-        means, sds = map(torch.stack, zip(*[member.mean_sd(X) for member in self._members], strict=True))
+        weights, members = self._heard()
+        weights = weights.to(X.device)
+        means, sds = map(torch.stack, zip(*[member.mean_sd(X) for member in members], strict=True))
         mean = weights @ means
         variance = weights @ (sds.square() + (means - mean).square())
         return mean, variance.sqrt()
 
     def posterior(self, X: Tensor) -> Posterior:
         """Return the normal of the mixture's joint mean and covariance at `X`, `n x d`; event shape `n x 1`."""
-        weights, parts = self.weights.to(X.device), [member.joint(X) for member in self._members]
+        weights, members = self._heard()
+        weights, parts = weights.to(X.device), [member.joint(X) for member in members]
         means = torch.stack([mean for mean, _ in parts])
         mean = weights @ means
         between = means - mean

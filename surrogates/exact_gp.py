@@ -81,7 +81,7 @@ class ExactGP:
 
     Hyper-parameters maximise the marginal likelihood with priors, in at most `max_iterations` steps: longer fits
     over-fit a hundred labels. With one label, or all equal, there is nothing to learn them from and the priors'
-    modes stay. Of more than `MAX_LEARNING` labels so many are used, evenly spaced in the labels' order. The sd of
+    modes stay. Of more than `max_learning` labels so many are used, evenly spaced in the labels' order. The sd of
     `mean_sd` is that given at most `MAX_SPREAD` labels, the best half and the others evenly spaced: an sd is the
     dearest part of a reward, and fewer labels never make it smaller. Means and joint posteriors use all labels.
 
@@ -97,20 +97,23 @@ class ExactGP:
         levels: int | None = None,
         symmetry: Symmetry | None = None,
         max_iterations: int = 75,
+        max_learning: int = MAX_LEARNING,
     ) -> None:
         self.kernel = kernel
         self._levels = levels
         self._symmetry = symmetry
         self._max_iterations = max_iterations
+        self._max_learning = max_learning
         self._fitted: _Fitted | None = None
 
-    def unfitted(self) -> "ExactGP":
-        """Return a surrogate with the same options and no labels."""
+    def unfitted(self, *, max_learning: int | None = None) -> "ExactGP":
+        """Return a surrogate with the same options, but for those given, and no labels."""
         return ExactGP(
             kernel=self.kernel,
             levels=self._levels,
             symmetry=self._symmetry,
             max_iterations=self._max_iterations,
+            max_learning=self._max_learning if max_learning is None else max_learning,
         )
 
     def fit(self, X: Tensor, Y: Tensor, *, noise: Tensor | None = None, bounds: Tensor | None = None) -> None:
@@ -133,7 +136,9 @@ class ExactGP:
         label_mean, label_sd = label_scale(labels[learned_from])
         standardised = (labels - label_mean) / label_sd
         known = (known / label_sd.square()).clamp_min(LEAST_NOISE)
-        some = learned_from[_evenly_spaced(labels[learned_from].argsort(stable=True), MAX_LEARNING).sort().values]
+        some = learned_from[
+            _evenly_spaced(labels[learned_from].argsort(stable=True), self._max_learning).sort().values
+        ]
         model = self._build(X[some], standardised[some], known[some])
         succeeded = True
         if len(measured) and bool((standardised[some] != 0.0).any()):
@@ -212,7 +217,7 @@ class ExactGP:
         required = {"label_mean", "label_sd", "fit_succeeded"}
         check_state(state, len(X), required, "an ExactGP")
         standardised = (labels - state["label_mean"]) / state["label_sd"]
-        some = _evenly_spaced(labels.argsort(stable=True), MAX_LEARNING).sort().values
+        some = _evenly_spaced(labels.argsort(stable=True), self._max_learning).sort().values
         model = self._build(X[some], standardised[some])
         parameters = dict(model.named_parameters())
         stored = {name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")}

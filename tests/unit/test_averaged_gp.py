@@ -7,7 +7,7 @@ import torch
 
 from flowscout.errors import ShapeError
 from flowscout.surrogates import AveragedGP, ExactGP, Surrogate, prior_weights
-from flowscout.surrogates.auto import PRIOR_LABELS, SHARPNESS, shares, stacked_weights
+from flowscout.surrogates.auto import LIGHT_LEARNING, PRIOR_LABELS, SHARPNESS, shares, stacked_weights
 from flowscout.surrogates.diagnostics import leave_one_out
 
 KERNELS = {"product": 0.25, "pairs": 0.75}
@@ -131,6 +131,21 @@ def test_the_kernel_that_foretells_gains_weight():
     later.foretell(surrogate, X, motif(X))
     better = int(torch.stack(nlpds).argmin())
     assert later.weights[better] > surrogate.weights[better]
+
+
+def test_a_kernel_of_next_to_no_weight_learns_from_few_labels_and_is_not_asked():
+    surrogate = AveragedGP({"product": 0.9999, "pairs": 0.0001}, levels=4)
+    surrogate._foretold = torch.zeros(2, dtype=torch.float64)  # so that a fit leaves the weights
+    X, new = codes(300), codes(20, seed=5)
+    surrogate.fit(X, motif(X))
+    heavy, light = surrogate._members
+    assert [len(m._fitted.model.train_targets) for m in (heavy, light)] == [300, LIGHT_LEARNING]
+    assert surrogate.weights.tolist() == [1.0, 0.0]
+    assert all(torch.equal(a, b) for a, b in zip(surrogate.mean_sd(new), heavy.mean_sd(new), strict=True))
+    torch.testing.assert_close(surrogate.posterior(new).mean, heavy.posterior(new).mean)
+    later = AveragedGP({"product": 0.9999, "pairs": 0.0001}, levels=4)
+    later.foretell(surrogate, new, motif(new))
+    assert later._foretold.isfinite().all()  # what it foretells is still heard, so that it may come back
 
 
 def test_a_surrogate_of_other_kernels_is_not_asked():

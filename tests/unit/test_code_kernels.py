@@ -163,10 +163,9 @@ def test_fewer_labels_for_an_sd_never_make_it_smaller_and_means_use_all(monkeypa
     torch.testing.assert_close(joint.variance.squeeze(-1).sqrt(), sd)
 
 
-def test_hyper_parameters_are_learned_from_labels_of_every_height(monkeypatch):
-    monkeypatch.setattr(exact_gp, "MAX_LEARNING", 12)
+def test_hyper_parameters_are_learned_from_labels_of_every_height():
     X = codes(200)
-    surrogate = ExactGP(levels=4)
+    surrogate = ExactGP(levels=4, max_learning=12)
     surrogate.fit(X, labels(X))
     learned = surrogate._fitted.model.train_targets
     assert len(learned) == 12
