@@ -138,7 +138,7 @@ class ProposerSection(_Section):
     """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space.
 
     `auto` is a GFlowNet, in large spaces a mixture of one with local search. `shares` belong to a mixture; `loss`,
-    `steps` and `anchors` to a GFlowNet, `evaluations` to a search, also as parts of one.
+    `steps`, `anchors` and `warm_start` to a GFlowNet, `evaluations` to a search, also as parts of one.
     """
 
     type: Literal["auto", "gflownet", "local_search", "genetic", "exhaustive", "random", "mixture"] = "auto"
@@ -146,6 +146,7 @@ class ProposerSection(_Section):
     steps: int = Field(default=150, ge=1)
     exponent: float | None = Field(default=None, gt=0)
     anchors: float | None = Field(default=None, ge=0, le=1)
+    warm_start: bool = True
     evaluations: int = Field(default=7_680, ge=1)
     shares: dict[Literal["gflownet", "local_search", "genetic", "exhaustive", "random"], float] | None = None
 

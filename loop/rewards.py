@@ -32,6 +32,13 @@ LogProbability = Callable[[Tensor], Tensor]
 """Maps features, `b x d`, to log-probabilities, `b`."""
 
 
+@dataclass
+class Count:
+    """How many objects a surrogate was asked about."""
+
+    n: int = 0
+
+
 @dataclass(frozen=True)
 class FrozenReward:
     """`log R = exponent x (acquisition - centre) / scale` of a batch of states, plus `log_feasible` where given.
@@ -78,6 +85,15 @@ class FrozenReward:
     def with_exponent(self, exponent: float) -> "FrozenReward":
         """Return the same reward, sharper or flatter."""
         return replace(self, exponent=exponent)
+
+    def counted(self, count: "Count") -> "FrozenReward":
+        """Return the same reward, whose evaluations `count` counts."""
+
+        def evaluate(X: Tensor) -> Tensor:
+            count.n += len(X)
+            return self.acquisition.evaluate(X)
+
+        return replace(self, acquisition=replace(self.acquisition, evaluate=evaluate))
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is stored with a sampler run."""

@@ -9,7 +9,7 @@ for each other cost more than they give, and sums come out the same on any numbe
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +34,7 @@ from flowscout.loop.outside import inside
 from flowscout.loop.pools import draw_pool, select_batch
 from flowscout.loop.prequential import calibration_warning
 from flowscout.loop.proposers import Trained
+from flowscout.loop.rewards import Count
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.workbench import Workbench, at_version
 
@@ -106,9 +107,10 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
         return bench.history.rounds.record_sampler(bench.held, record, run)
     proposer = make_proposer(bench, bench.config.proposer.type)
     parent = bench.history.rounds.previous_sampler(bench.campaign.id, number, kind=proposer.kind)
-    warm_start = _warm_start(bench, parent)
+    warm_start = _warm_start(bench, parent) if bench.config.proposer.warm_start else None
     parent = None if warm_start is None else parent
-    problem = make_problem(bench, record, fitted)
+    problem, count = make_problem(bench, record, fitted), Count()
+    problem = replace(problem, reward=problem.reward.counted(count))
     trained = None
     try:
         trained = proposer.train(problem, seed=seed, warm_start=warm_start)
@@ -126,7 +128,7 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
         model_fit_id=_id(fitted),
         params=trained.params,
         reward=trained.reward.as_dict(),
-        diagnostics=_diagnostics(trained),
+        diagnostics=_diagnostics(trained) | {"evaluations": count.n},
         parent_id=None if parent is None else parent.id,
         artefact=_store(bench, trained),
     )

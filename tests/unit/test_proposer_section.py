@@ -3,6 +3,7 @@
 import pytest
 
 from flowscout import Campaign
+from flowscout.db import SamplerRecord
 from flowscout.errors import ConfigError
 from flowscout.loop.beliefs import load_surrogate, make_problem, make_proposer
 from flowscout.loop.config import parse_campaign
@@ -127,3 +128,28 @@ def test_proposers_are_told_how_sure_the_surrogate_of_the_round_is(tmp_path):
         expected = load_surrogate(bench, fitted).mean_sd(bench.space.features(problem.labelled))[1]
         assert problem.sd(problem.labelled).tolist() == expected.tolist()
         assert expected.shape == (4,)
+
+
+def sampler_runs(campaign: Campaign, rounds: int) -> list[SamplerRecord]:
+    for _ in range(rounds):
+        batch = campaign.ask()
+        campaign.tell(batch.assign(y=[text.count("A") for text in batch["object"]]), source="bench")
+    history = campaign.workbench.history
+    found = [history.rounds.sampler(one.id) for one in history.rounds.all(campaign.workbench.campaign.id)]
+    return [run for run in found if run is not None]
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_warm_start_can_be_left_out(tmp_path, warm):
+    proposer = f"type: gflownet, steps: 80, warm_start: {str(warm).lower()}"
+    with open_campaign(tmp_path, proposer) as campaign:
+        runs = sampler_runs(campaign, 3)[1:]  # the first is drawn at random
+    assert runs[0].kind == "gflownet"  # a healthy one to start from
+    assert runs[1].params["warm_start"] is (runs[1].parent_id is not None) is warm
+
+
+def test_how_often_the_surrogate_was_asked_in_training_is_stored(tmp_path):
+    with open_campaign(tmp_path, "type: gflownet, steps: 3, exponent: 1.0") as campaign:
+        run = sampler_runs(campaign, 2)[1]
+    # Four batches of 192 are sampled at a time; the health check asks of 1,000 uniform objects and 1,000 drawn.
+    assert run.diagnostics["evaluations"] == 4 * 192 + 2 * 1_000
