@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from flowscout.surrogates.ensemble import TrainingOptions, bootstrap, forward, train_members
+from flowscout.surrogates.ensemble_training import TrainingOptions, bootstrap, forward, train_members
 
 LEVELS = 4
 Row = dict[str, str | int | float | None]

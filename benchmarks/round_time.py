@@ -103,7 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = dict(options.set)
     try:
         measure(50, 4, length=options.length, settings=settings)
-        rows = [measure_apart(n, batch, length=options.length, settings=settings) for n, batch in options.rounds]
+        rows = []
+        for n, batch in options.rounds:
+            rows.append(measure_apart(n, batch, length=options.length, settings=settings))
+            print(json.dumps(rows[-1]), file=sys.stderr)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,8 @@ from flowscout.surrogates.botorch_model import BotorchSurrogate
 from flowscout.surrogates.canonical import CanonicalSurrogate, canonical
 from flowscout.surrogates.censored import censored_sites
 from flowscout.surrogates.diagnostics import PredictionScores, leave_one_out, score_predictions, spearman
-from flowscout.surrogates.ensemble import DeepEnsemble, TrainingOptions
+from flowscout.surrogates.ensemble import DeepEnsemble
+from flowscout.surrogates.ensemble_training import TrainingOptions
 from flowscout.surrogates.entropy_search import max_value_entropy
 from flowscout.surrogates.exact_gp import ExactGP
 from flowscout.surrogates.feasibility import FeasibilityClassifier

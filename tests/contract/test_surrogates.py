@@ -9,7 +9,8 @@ from gpytorch.mlls import VariationalELBO
 
 from flowscout.surrogates import AveragedGP, ExactGP
 from flowscout.surrogates.botorch_model import BotorchSurrogate
-from flowscout.surrogates.ensemble import DeepEnsemble, TrainingOptions
+from flowscout.surrogates.ensemble import DeepEnsemble
+from flowscout.surrogates.ensemble_training import TrainingOptions
 from flowscout.surrogates.linear import PairwiseLinear
 from flowscout.surrogates.svgp import SVGP
 from flowscout.testing.surrogates import SurrogateContract

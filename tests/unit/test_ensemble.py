@@ -4,7 +4,8 @@ from botorch.posteriors.ensemble import EnsemblePosterior
 
 from flowscout.errors import ConfigError, ShapeError
 from flowscout.surrogates import score_predictions
-from flowscout.surrogates.ensemble import DeepEnsemble, TrainingOptions, bootstrap, forward, train_members
+from flowscout.surrogates.ensemble import DeepEnsemble
+from flowscout.surrogates.ensemble_training import TrainingOptions, bootstrap, forward, train_members
 
 SHORT = TrainingOptions(width=16, max_steps=100)
 
