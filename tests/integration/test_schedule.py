@@ -42,6 +42,9 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_CLI_PROMPT": "false",
+        # Who looks for work looks each second, not each five or ten: what is found is the same.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "FLOWSCOUT_DB": f"sqlite:///{tmp_path / 'history.db'}",
     }
     command = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
