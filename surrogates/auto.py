@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from flowscout.errors import ShapeError
 from flowscout.surrogates.diagnostics import score_predictions
-from flowscout.surrogates.exact_gp import MAX_LEARNING, ExactGP
+from flowscout.surrogates.exact_gp import MAX_LEARNING, ExactGP, best_and_spread
 from flowscout.surrogates.kernels import KernelName, Symmetry
 
 MOTIF_LEVELS = 6
@@ -27,6 +27,10 @@ A batch lies close together, so that its labels are far from independent."""
 
 PRIOR_LABELS = 100.0
 """As many labels as the weights given at first count for, beside the labels of the first fit."""
+
+MAX_KNOWN = 2_000
+"""How many labels the processes are given, at most: a reward that is asked a hundred thousand times a round takes
+the time of their number."""
 
 LEAST_WEIGHT = 1e-3
 """A kernel of less weight counts for nothing until its weight rises again: its predictions are not asked for."""
@@ -48,6 +52,9 @@ class AveragedGP:
     kernel predicts well. So the weights then follow what each kernel foretold of batches before they were
     measured (`foretell`). The mean and the variance are those of the mixture; of joint draws each kernel gives
     its share, so that a batch of Thompson draws is split among the beliefs.
+
+    Of more than `MAX_KNOWN` labels the best half as many are known, and others evenly spaced from the next best to
+    the worst: what is asked for lies near the best.
 
     Source: Yao et al. 2018, Bayesian Analysis 13(3), section 3.1 (stacking of predictive distributions), with a
     Dirichlet prior added.
@@ -83,6 +90,9 @@ class AveragedGP:
         The weights are learned too, unless `foretell` has set them. `noise` and `bounds` are as in `ExactGP.fit`.
         Raises: ShapeError and LabelError as `ExactGP.fit`.
         """
+        rows = _known(Y)
+        X, Y = X[rows], Y[rows]
+        noise, bounds = (None if given is None else given[rows] for given in (noise, bounds))
         members = []
         for member, weight in zip(self._members, self.weights.tolist(), strict=True):
             fresh = member.unfitted(max_learning=LIGHT_LEARNING if weight < LIGHT else MAX_LEARNING)
@@ -175,6 +185,8 @@ class AveragedGP:
                 f"the state has no weights of {len(self.kernels)} kernels, expected the state_dict() of a "
                 f"surrogate that averages {', '.join(self.kernels)}. Refit, or load its own artefact."
             )
+        rows = _known(Y)
+        X, Y = X[rows], Y[rows]
         members = []
         for kernel, member in zip(self.kernels, self._members, strict=True):
             prefix = f"{kernel}."
@@ -198,6 +210,13 @@ class AveragedGP:
             scores = zip(self.kernels, self._foretold.tolist(), strict=True)
             found |= {f"foretold_nlpd_{kernel}": nlpd for kernel, nlpd in scores}
         return found
+
+
+def _known(Y: Tensor) -> Tensor:
+    """Return the rows of labels, `n x 1`, that are made use of, in their order."""
+    if len(Y) <= MAX_KNOWN:
+        return torch.arange(len(Y), device=Y.device)
+    return best_and_spread((-Y.flatten()).argsort(stable=True), MAX_KNOWN)
 
 
 def stacked_weights(log_density: Tensor, prior: Tensor, strength: float) -> Tensor:

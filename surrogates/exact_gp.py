@@ -47,7 +47,7 @@ _CHUNK = 4096
 MAX_LEARNING = 1_000
 """From how many labels hyper-parameters are learned, at most: each step takes the cube of their number."""
 
-MAX_SPREAD = 2_000
+MAX_SPREAD = 600
 """From how many labels the sd of a single point is computed, at most: each point takes the square of it."""
 
 
@@ -327,7 +327,7 @@ class ExactGP:
             alpha = torch.cholesky_solve(residual.unsqueeze(-1), factor).squeeze(-1)
             rows, spread = None, factor
             if len(X) > MAX_SPREAD:
-                rows = _spread_rows(residual)
+                rows = best_and_spread((-residual).argsort(stable=True), MAX_SPREAD)
                 spread = cholesky(covariance[rows][:, rows])
             prepared = model.covar_module.base_kernel.prepare(X, levels)
         return _Fitted(
@@ -381,10 +381,10 @@ def _log_likelihood(fitted: _Fitted) -> float:
     return fits.item() - 0.5 * n * math.log(2.0 * math.pi)
 
 
-def _spread_rows(residual: Tensor) -> Tensor:
-    """Return the labels that sds are computed from: the best half, and the others evenly spaced."""
-    order, half = (-residual).argsort(stable=True), MAX_SPREAD // 2
-    return torch.cat([order[:half], _evenly_spaced(order[half:], MAX_SPREAD - half)]).sort().values
+def best_and_spread(order: Tensor, n: int) -> Tensor:
+    """Return `n` rows of `order`, the best first: the best half as many, the others evenly spaced; sorted."""
+    half = n // 2
+    return torch.cat([order[:half], _evenly_spaced(order[half:], n - half)]).sort().values
 
 
 def _evenly_spaced(rows: Tensor, n: int) -> Tensor:

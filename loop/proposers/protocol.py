@@ -20,8 +20,8 @@ that hardly prefers anything."""
 TEST_DRAWS = 1_000
 """Of how many samples that share is taken."""
 
-LARGE = 1e9
-"""The number of objects (4^15, 20^7) from which a policy's own samples teach it too little, and a search that
+LARGE = 1e7
+"""The number of objects (4^12, 20^6) from which a policy's own samples teach it too little, and a search that
 starts from what was measured finds more."""
 
 

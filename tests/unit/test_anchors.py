@@ -95,7 +95,7 @@ def test_the_less_the_surrogate_is_sure_the_fewer_edits_are_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "share", "loss"), [(14, 0.0, "trajectory_balance"), (15, ANCHORS, "log_partition_variance")]
+    ("length", "share", "loss"), [(11, 0.0, "trajectory_balance"), (12, ANCHORS, "log_partition_variance")]
 )
 def test_large_spaces_are_anchored_by_default_and_smaller_ones_are_not(
     length: int, share: float, loss: str

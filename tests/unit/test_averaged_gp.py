@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowscout.errors import ShapeError
-from flowscout.surrogates import AveragedGP, ExactGP, Surrogate, prior_weights
+from flowscout.surrogates import AveragedGP, ExactGP, Surrogate, auto, prior_weights
 from flowscout.surrogates.auto import LIGHT_LEARNING, PRIOR_LABELS, SHARPNESS, shares, stacked_weights
 from flowscout.surrogates.diagnostics import leave_one_out
 
@@ -146,6 +146,22 @@ def test_a_kernel_of_next_to_no_weight_learns_from_few_labels_and_is_not_asked()
     later = AveragedGP({"product": 0.9999, "pairs": 0.0001}, levels=4)
     later.foretell(surrogate, new, motif(new))
     assert later._foretold.isfinite().all()  # what it foretells is still heard, so that it may come back
+
+
+def test_of_many_labels_the_best_and_a_spread_of_the_others_are_known(monkeypatch):
+    monkeypatch.setattr(auto, "MAX_KNOWN", 20)
+    X, new = codes(90), codes(20, seed=5)
+    Y = motif(X) + 1e-3 * torch.arange(90).unsqueeze(-1)
+    surrogate = AveragedGP(KERNELS, levels=4)
+    surrogate.fit(X, Y)
+    known = surrogate._members[0]._fitted.X
+    order = Y.flatten().argsort(descending=True)
+    assert len(known) == 20
+    for row in (*order[:10].tolist(), int(order[-1])):
+        assert (known == X[row]).all(1).any()
+    rebuilt = AveragedGP(KERNELS, levels=4)
+    rebuilt.load_state_dict(surrogate.state_dict(), X, Y)
+    assert all(torch.equal(a, b) for a, b in zip(surrogate.mean_sd(new), rebuilt.mean_sd(new), strict=True))
 
 
 def test_a_surrogate_of_other_kernels_is_not_asked():

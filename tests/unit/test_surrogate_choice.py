@@ -118,10 +118,10 @@ def test_a_canonical_object_is_the_smaller_of_its_two_writings_and_stays_it():
 def test_auto_averages_gps_of_few_labels_and_says_why():
     choice = choose_surrogate(SurrogateSection(), DNA, n_labels=MAX_AVERAGED)
     assert choice.name == "averaged gp"
-    assert choice.why.startswith("2,000 labels, 4 letters: exact Gaussian processes")
+    assert choice.why.startswith("8,000 labels, 4 letters: exact Gaussian processes")
     more = choose_surrogate(SurrogateSection(), DNA, n_labels=MAX_AVERAGED + 1)
     assert more.name == "ensemble"
-    assert more.why == "2,001 labels, 4 letters: more than the 2,000 of exact Gaussian processes"
+    assert more.why == "8,001 labels, 4 letters: more than the 8,000 of exact Gaussian processes"
 
 
 def test_a_catalogue_has_exact_gps_up_to_their_limit_and_the_ensemble_beyond():
