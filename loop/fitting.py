@@ -105,16 +105,19 @@ def _foretold(
         return None, {}
     known = {row.key for row in training_set(bench, upto_seq=previous.data_upto_seq).rows}
     fresh = replace(data, rows=tuple(row for row in data.rows if row.key not in known), bounded=())
-    if not fresh.rows:
-        return None, {}
     try:
         earlier = load_surrogate(at_version(bench, turn.config_version_id), previous)
     except FlowscoutError as error:  # its file or its function is gone, or the catalogue is another
         logger.warning("the surrogate of an earlier round cannot be asked: %s", error)
         return None, {}
-    labels = labels_of(bench, fresh)
+    labels = labels_of(bench, fresh) if fresh.rows else None
     if isinstance(surrogate, AveragedGP) and isinstance(earlier, AveragedGP):
-        surrogate.foretell(earlier, labels.X, labels.Y)
+        if labels is None:
+            surrogate.take_weights(earlier)
+        else:
+            surrogate.foretell(earlier, labels.X, labels.Y)
+    if labels is None:
+        return None, {}
     scores = foretold_scores(
         earlier, labels.X, labels.Y, noise_sd=float(previous.diagnostics.get("noise_sd", 0.0))
     )

@@ -118,6 +118,11 @@ class AveragedGP:
         self._foretold = torch.tensor(scores, dtype=torch.float64)
         self._log_weight = (previous._log_weight - SHARPNESS * self._foretold).log_softmax(0)
 
+    def take_weights(self, previous: "AveragedGP") -> None:
+        """Keep the weights of `previous`, where nothing was measured since by which to weigh the kernels anew."""
+        if previous.kernels == self.kernels:
+            self._log_weight, self._foretold = previous._log_weight.clone(), previous._foretold.clone()
+
     def _heard(self) -> tuple[Tensor, list[ExactGP]]:
         """Return the weights, `k`, of the members that have any, and these."""
         weights = self.weights

@@ -148,6 +148,17 @@ def test_a_kernel_of_next_to_no_weight_learns_from_few_labels_and_is_not_asked()
     assert later._foretold.isfinite().all()  # what it foretells is still heard, so that it may come back
 
 
+def test_weights_are_kept_where_nothing_was_measured_since():
+    surrogate, later, last = fitted(), AveragedGP(KERNELS, levels=4), AveragedGP(KERNELS, levels=4)
+    X = codes(24, seed=9)
+    later.foretell(surrogate, X, motif(X))
+    later.fit(codes(60), motif(codes(60)))
+    last.take_weights(later)
+    last.fit(codes(60), motif(codes(60)))  # which would stack the weights anew
+    assert torch.equal(last.weights, later.weights)
+    assert last.weighed_by == "what they foretold"
+
+
 def test_of_many_labels_the_best_and_a_spread_of_the_others_are_known(monkeypatch):
     monkeypatch.setattr(auto, "MAX_KNOWN", 20)
     X, new = codes(90), codes(20, seed=5)
