@@ -35,7 +35,7 @@ from methods import NAMES, MethodSpec, read_methods
 from metrics import follow, measure
 from report import Row, paired_table, plot, results_table
 from rich.console import Console
-from rivals_base import Method, Problem
+from rivals_base import HasFacts, Method, Problem
 from tasks import NAMES as TASK_NAMES
 from tasks import Task, find_task, table_task
 
@@ -90,6 +90,7 @@ def run_once(task: Task, spec: MethodSpec, seed: int, *, strand: str = "single")
     method = spec.make(_problem(task, strand=strand), np.random.default_rng([seed, 1]))
     try:
         batches, slowest = _spend(task, method, initial)
+        facts = method.facts() if isinstance(method, HasFacts) else {}
     finally:
         method.close()
     seconds = time.perf_counter() - began
@@ -100,6 +101,7 @@ def run_once(task: Task, spec: MethodSpec, seed: int, *, strand: str = "single")
         "method": spec.label,
         "seed": seed,
         **{name: value for name, value in figures.items() if value is not None},
+        **facts,
         "seconds": round(seconds, 3),
         "seconds_round_max": round(slowest, 3),
         "strand": strand,

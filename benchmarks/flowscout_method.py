@@ -5,6 +5,7 @@ and what the benchmark measured is told, as a laboratory would. So a landscape n
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,20 @@ class FlowscoutMethod:
                 return []
             raise
         return [str(item) for item in batch["object"]]
+
+    def facts(self) -> dict[str, Any]:
+        """Return who made what was measured, as shares of it, and how often trainings asked the surrogate."""
+        if self._campaign is None:
+            return {}
+        bench = self._campaign.workbench
+        origins: Counter[str] = Counter()
+        asked = 0
+        for record in bench.history.rounds.all(bench.campaign.id):
+            origins.update(one.origin for one in bench.history.rounds.proposals(record.id, selected=True))
+            run = bench.history.rounds.sampler(record.id)
+            asked += 0 if run is None else int(run.diagnostics.get("evaluations", 0))
+        shares = {f"from_{name}": round(n / origins.total(), 3) for name, n in sorted(origins.items())}
+        return shares | {"training_evaluations": asked}
 
     def close(self) -> None:
         """Remove the temporary campaign."""

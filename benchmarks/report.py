@@ -30,6 +30,11 @@ SHOWN = {
     "novelty": 2,
     "duplicates": 0,
     "true_top100_found": 0,
+    "from_gflownet": 2,
+    "from_anchor": 2,
+    "from_local_search": 2,
+    "from_explore": 2,
+    "training_evaluations": 0,
     "seconds": 1,
     "seconds_round_max": 1,
 }
@@ -53,8 +58,8 @@ def results_table(task: Task, rows: Sequence[Row], *, strand: str) -> Table:
         table.add_column(method.replace("[", "\\["), justify="right")
     for name, digits in SHOWN.items():
         if any(name in row for row in rows):
-            cells = [_cell([float(r[name]) for r in rows if r["method"] == m], digits) for m in methods]
-            table.add_row(name, *cells)
+            values = ([float(r[name]) for r in rows if r["method"] == m and name in r] for m in methods)
+            table.add_row(name, *[_cell(mine, digits) for mine in values])
     table.add_row("calls, seeds", *[_calls_and_seeds(rows, method) for method in methods])
     return table
 
@@ -139,6 +144,8 @@ def _ratio(x: float, y: float) -> float:
 
 
 def _cell(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
     median, low, high = statistics.median(values), min(values), max(values)
     return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 

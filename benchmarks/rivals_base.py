@@ -7,7 +7,7 @@ The methods themselves live in `rivals.py`, `rivals_gp.py`, `rivals_blr.py`, `ri
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,14 @@ class Method(Protocol):
 
     def close(self) -> None:
         """Release what the method holds outside memory."""
+
+
+@runtime_checkable
+class HasFacts(Protocol):
+    """A method that says more of a run than what it found: `from_NAME`, the share of calls of each origin."""
+
+    def facts(self) -> dict[str, float]:
+        """Return figures by name, for the rows of the table."""
 
 
 Factory = Callable[[Problem, np.random.Generator], Method]

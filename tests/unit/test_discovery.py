@@ -146,8 +146,10 @@ def test_flowscout_measures_what_is_no_table_and_keeps_it_in_its_history():
         method.observe(first, [0.5, 0.6, 0.7, 0.8])
         second = method.propose(3)
         history = method._campaign.history().sort_values("seq")
+        facts = method.facts()
     finally:
         method.close()
+    assert facts == {"from_random": 1.0, "training_evaluations": 0}
     assert len(set(start + first + second)) == 10
     assert history["object"].tolist() == start + first
     assert history["value"].tolist() == [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8]
