@@ -137,7 +137,7 @@ class AcquisitionSection(_Section):
 class ProposerSection(_Section):
     """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space.
 
-    `auto` is a GFlowNet, in large spaces a mixture of one with local search. `shares` belong to a mixture; `loss`,
+    `auto` is a mixture of a GFlowNet and local search. `shares` belong to a mixture; `loss`,
     `steps`, `anchors` and `warm_start` to a GFlowNet, `evaluations` to a search, also as parts of one.
     """
 
