@@ -195,12 +195,14 @@ def select_batch(
     own = [i for i, one in enumerate(drawn) if one.origin == USER]
     far = [i for i, one in enumerate(drawn) if one.origin == EXPLORED]
     near = [i for i, one in enumerate(drawn) if one.origin not in (USER, EXPLORED)]
-    n_far = min(n_elsewhere(bench, record), len(far), size - len(own))
+    left = size - len(own)
+    # Where nearly all that is left was explored, the other places are taken there too.
+    n_far = min(max(n_elsewhere(bench, record), left - len(near)), len(far), left)
     pending = problem.reward.X_pending
     X_pending = X[own] if pending is None else torch.cat([pending.to(X), X[own]])
     chosen = own + [
         rows[i]
-        for rows, n in ((far, n_far), (near, size - len(own) - n_far))
+        for rows, n in ((far, n_far), (near, left - n_far))
         for i in choose_batch(
             bench.config.batch,
             problem,

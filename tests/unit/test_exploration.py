@@ -121,6 +121,16 @@ def test_explored_objects_fill_their_share_of_the_largest_pool_and_leave_the_res
     assert counts == {EXPLORED: n_far, "local_search": 120 - n_far}
 
 
+def test_a_batch_is_full_where_nearly_all_that_is_left_was_explored(tmp_path):
+    text = FILE.replace("length: 8", "length: 3").replace("size: 8, explore: early", "size: 20, explore: 0.25")
+    (tmp_path / "c.yaml").write_text(text)
+    (tmp_path / "assay.py").write_text("def score(objects): return [o.count('G') for o in objects]\n")
+    with Campaign.from_yaml(tmp_path / "c.yaml") as found:
+        for _ in range(2):
+            found.run_round()
+        assert [row.measured for row in found.status().rounds] == [20, 20]
+
+
 @pytest.mark.parametrize("explore", ["late", "1.5", "-0.1"])
 def test_a_share_that_cannot_be_is_refused(explore):
     with pytest.raises(ConfigError, match="explore"):
