@@ -69,7 +69,8 @@ class RewardElsewhere(FrozenReward):
 
     def __call__(self, state: Any) -> Tensor:
         """Return the log-reward of each state, `b`."""
-        return torch.where(self.barred(state), BARRED, super().__call__(state))
+        log_reward = super().__call__(state)
+        return torch.where(self.barred(state).to(log_reward.device), BARRED, log_reward)  # it may be on a GPU
 
     def barred(self, state: Any) -> Tensor:
         """Return which states are alike to an incumbent, bool `b`."""

@@ -200,19 +200,23 @@ def select_batch(
     n_far = min(max(n_elsewhere(bench, record), left - len(near)), len(far), left)
     pending = problem.reward.X_pending
     X_pending = X[own] if pending is None else torch.cat([pending.to(X), X[own]])
-    chosen = own + [
-        rows[i]
-        for rows, n in ((far, n_far), (near, left - n_far))
-        for i in choose_batch(
+
+    def some(rows: list[int]) -> Any:
+        return states[torch.tensor(rows, dtype=torch.int64, device=bench.device)]
+
+    chosen = own
+    for rows, n in ((far, n_far), (near, left - n_far)):
+        found = choose_batch(
             bench.config.batch,
             problem,
             surrogate,
-            states[torch.tensor(rows, dtype=torch.int64, device=bench.device)],
+            some(rows),
             n,
             generator=generator,
             X_pending=X_pending,
+            taken=some(chosen),
         )
-    ]
+        chosen = [*chosen, *(rows[i] for i in found)]
     ranks = {index: rank for rank, index in enumerate(chosen, start=1)}
     values = problem.reward.values(states)
     log_rewards = problem.reward.of_values(values, X).tolist()

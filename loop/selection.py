@@ -37,13 +37,14 @@ def choose_batch(
     *,
     generator: Generator,
     X_pending: Tensor | None = None,
+    taken: Any | None = None,
 ) -> list[int]:
     """Return at most `n` distinct rows of the pool, `m` finished states in the order they were drawn.
 
     `section.select` says how: see `thompson_batch`, `flowscout.surrogates.greedy_batch` (`greedy`, by q-UCB) and
     `dpp_batch` (`dpp`, of the rewards and `similarity`); `top` takes the best by acquisition of the first
-    `TOP_OF n`. No two are nearer than `section.distance`, while the pool has others. `X_pending`, `p x d`, are the
-    features of what is being measured.
+    `TOP_OF n`. None is nearer than `section.distance` to another, or to one of the states that are `taken` into
+    the batch already, while the pool has others. `X_pending`, `p x d`, are the features of what is being measured.
     """
     n = min(n, len(states))
     if n == 0:
@@ -54,14 +55,17 @@ def choose_batch(
     if section.select == "dpp":
         log_reward = problem.reward(states).double()
         # The square root: a determinant counts each quality twice.
-        return dpp_batch(
-            (0.5 * (log_reward - log_reward.max()).clamp_min(-600.0)).exp(), _alike(problem, states), n
-        )
-    near = None if section.distance is None else problem.space.distance(states, states) < section.distance
+        quality = (0.5 * (log_reward - log_reward.max()).clamp_min(-600.0)).exp()
+        return dpp_batch(quality, _alike(problem, states).to(quality), n)
+    near = barred = None
+    if section.distance is not None:
+        near = (problem.space.distance(states, states) < section.distance).to(X.device)
+        if taken is not None and len(taken):
+            barred = (problem.space.distance(states, taken) < section.distance).any(dim=1).to(X.device)
     if section.select == "top":
         some = states[: TOP_OF * n]
-        return _pick(problem.reward.values(some).unsqueeze(0).expand(n, -1), near)
-    return thompson_batch(surrogate, X, n, generator=generator, X_pending=X_pending, near=near)
+        return _pick(problem.reward.values(some).unsqueeze(0).expand(n, -1), near, barred)
+    return thompson_batch(surrogate, X, n, generator=generator, X_pending=X_pending, near=near, barred=barred)
 
 
 def thompson_batch(
@@ -72,23 +76,30 @@ def thompson_batch(
     generator: Generator,
     X_pending: Tensor | None = None,
     near: Tensor | None = None,
+    barred: Tensor | None = None,
 ) -> list[int]:
     """Return `n` distinct rows of the pool `X`, `m x d`: the best of one joint posterior draw for each slot.
 
     Each slot follows a belief of its own, so the batch spreads over what could be best. The draws suppose that
     the pending objects, `X_pending`, `p x d`, turn out as expected: see `pending_draws`. Of objects that are
-    `near` to each other, bool `m x m`, one is taken, while there are others.
+    `near` to each other, bool `m x m`, one is taken, and of those that are `barred`, bool `m`, none, while there
+    are others.
     Source: Kandasamy et al. 2018, arXiv:1705.09236 (synchronous parallel Thompson sampling).
     """
     if n == 0:
         return []
-    return _pick(pending_draws(surrogate, X, min(n, len(X)), X_pending, generator=generator), near)
+    draws = pending_draws(surrogate, X, min(n, len(X)), X_pending, generator=generator)
+    return _pick(draws, near, barred)
 
 
-def _pick(values: Tensor, near: Tensor | None) -> list[int]:
-    """Return for each row of `values`, `n x m`, the best column that is free, if possible `near` to none taken."""
+def _pick(values: Tensor, near: Tensor | None, barred: Tensor | None) -> list[int]:
+    """Return for each row of `values`, `n x m`, the best column that is free, if possible `near` to none taken.
+
+    Those that are `barred` are free where no others are left. `near` and `barred` may know of more columns.
+    """
     chosen: list[int] = []
-    barred = torch.zeros(values.shape[1], dtype=torch.bool)
+    none = torch.zeros(values.shape[1], dtype=torch.bool, device=values.device)
+    barred = none if barred is None else barred[: len(none)].clone()
     for row in values:
         taken = torch.zeros_like(barred)
         taken[chosen] = True

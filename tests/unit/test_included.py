@@ -75,6 +75,16 @@ def test_others_are_chosen_as_if_own_candidates_were_measured(campaign, monkeypa
     assert seen[0].equal(space.features(space.parse(["GGCA"])))
 
 
+def test_others_keep_their_distance_from_own_candidates(path):
+    path.write_text(CAMPAIGN.replace("size: 4", "size: 4, distance: 3"))
+    with Campaign.from_yaml(path) as found:
+        answer(found, found.ask()["object"].tolist())
+        space = found.workbench.space
+        states = space.parse(found.ask(include=["AAGA"])["object"].tolist())
+    assert len(states) == 4
+    assert space.distance(states[:1], states[1:]).min() >= 3
+
+
 def test_batch_may_be_all_of_ones_own(campaign):
     answer(campaign, campaign.ask()["object"].tolist())
     own = ["GGCA", "GGGA", "GGAA", "GAAA"]
