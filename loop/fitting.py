@@ -106,11 +106,13 @@ def _foretold(
     known = {row.key for row in training_set(bench, upto_seq=previous.data_upto_seq).rows}
     fresh = replace(data, rows=tuple(row for row in data.rows if row.key not in known), bounded=())
     try:
-        earlier = load_surrogate(at_version(bench, turn.config_version_id), previous)
+        before = at_version(bench, turn.config_version_id)
+        earlier = load_surrogate(before, previous)
+        # As it would have seen them: the campaign file may name other features since, or the other direction.
+        labels = labels_of(before, fresh) if fresh.rows else None
     except FlowscoutError as error:  # its file or its function is gone, or the catalogue is another
         logger.warning("the surrogate of an earlier round cannot be asked: %s", error)
         return None, {}
-    labels = labels_of(bench, fresh) if fresh.rows else None
     if isinstance(surrogate, AveragedGP) and isinstance(earlier, AveragedGP):
         if labels is None:
             surrogate.take_weights(earlier)

@@ -221,6 +221,15 @@ def test_surrogate_of_another_list_is_not_asked_what_it_foretold(campaign, tmp_p
     again.close()
 
 
+def test_surrogate_of_other_features_is_asked_by_those_that_it_knows(campaign):
+    found = campaign(("path: list.csv}", "path: list.csv, features: [a]}"))
+    for _ in range(2):
+        found.run_round()
+    again = campaign(("path: list.csv}", "path: list.csv, features: [a, b]}"))
+    again.run_round()
+    assert again.status().rounds[2].surrogate["foretold_n"] == 5.0
+
+
 def test_sequence_campaigns_have_their_rules_without_a_file(tmp_path):
     text = CAMPAIGN.replace("{type: catalogue, path: list.csv}", "{type: sequence, alphabet: dna, length: 4}")
     assert rules_of(parse_campaign(text, name="c.yaml"), tmp_path / "nowhere").size == 256
