@@ -3,7 +3,8 @@
 import pytest
 
 from flowscout import Campaign
-from flowscout.db import SamplerRecord
+from flowscout.cli.live import RoundsDisplay
+from flowscout.db import ObjectiveRecord, SamplerRecord
 from flowscout.errors import ConfigError
 from flowscout.loop.beliefs import load_surrogate, make_problem, make_proposer
 from flowscout.loop.config import parse_campaign
@@ -137,6 +138,19 @@ def sampler_runs(campaign: Campaign, rounds: int) -> list[SamplerRecord]:
     history = campaign.workbench.history
     found = [history.rounds.sampler(one.id) for one in history.rounds.all(campaign.workbench.campaign.id)]
     return [run for run in found if run is not None]
+
+
+@pytest.mark.parametrize("proposer", ["type: gflownet", "type: mixture, shares: {gflownet: 0.5, random: 0.5}"])
+def test_the_line_of_a_round_says_that_its_policy_fell_back(tmp_path, proposer):
+    with open_campaign(tmp_path, f"{proposer}, steps: 1, exponent: 1.0") as campaign:
+        sampler_runs(campaign, 2)
+        bench = campaign.workbench
+        display = RoundsDisplay(
+            bench.history, bench.campaign, ObjectiveRecord("y", "maximize"), rounds=2, spread=lambda _: None
+        )
+        first, second = map(display._line, campaign.status().rounds)
+    assert "unique" not in first  # drawn at random
+    assert "%, fell back" in second
 
 
 @pytest.mark.parametrize("warm", [True, False])

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
@@ -116,14 +117,21 @@ class RoundsDisplay:
             parts.append(f"spread {spread:.1f}")
         if "loo_spearman" in row.surrogate:
             parts.append(f"model {row.surrogate['loo_spearman']:.2f}")
-        if "unique_share" in row.sampler:
-            sampler = f"unique {row.sampler['unique_share']:.0%}"
-            parts.append(f"[yellow]{sampler}, fell back[/]" if row.sampler.get("fallback") else sampler)
+        policy = _policy_of(row.sampler)
+        if policy:
+            sampler = f"unique {policy['unique_share']:.0%}"
+            parts.append(f"[yellow]{sampler}, fell back[/]" if policy.get("fallback") else sampler)
         if row.message:
             parts.append(f"[yellow]{row.message}[/]")
         if row.seconds is not None:
             parts.append(f"{row.seconds:.1f} s")
         return " [dim]|[/] ".join(parts)
+
+
+def _policy_of(sampler: dict[str, Any]) -> dict[str, Any]:
+    """Return the diagnostics of a round's policy, which may be a part of a mixture; empty where it had none."""
+    found = (one for one in (sampler, *sampler.values()) if isinstance(one, dict) and "unique_share" in one)
+    return next(found, {})
 
 
 @contextmanager
