@@ -88,7 +88,7 @@ class Measurements:
             return set(found) | set(awaited)
 
     def as_run(self, campaign_id: int, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return the conditions that candidates were measured under, by key: of several the earliest.
+        """Return the conditions that candidates were measured under, by key; of each the earliest value.
 
         Candidates without any are left out.
         """
@@ -103,7 +103,7 @@ class Measurements:
                 )
                 for key, conditions in session.execute(query):
                     if conditions:
-                        found.setdefault(key, conditions)
+                        found[key] = {**conditions, **found.get(key, {})}
         return found
 
     def rebuild_current_values(self, campaign_id: int) -> None:

@@ -33,6 +33,14 @@ class MeasurementContract(HistoryFixtures):
         assert scene.history.campaigns.get("other").clock == 1
         assert scene.history.campaigns.get(scene.campaign.uuid).clock == 2
 
+    def test_of_each_condition_of_measurement_the_earliest_value_is_returned(self, scene: Scene) -> None:
+        scene.tell(measured("a", row_id="1", as_run={"celsius": 37}), measured("b"))
+        scene.tell(measured("a", row_id="2", as_run={"celsius": 25, "features": {"x": 1.5}}))
+        other = begin(scene.history, name="other")
+        other.tell(measured("a", as_run={"celsius": 4}))
+        found = scene.history.measurements.as_run(scene.campaign.id, ["A", "B", "C"])
+        assert found == {"A": {"celsius": 37, "features": {"x": 1.5}}}
+
     def test_the_same_row_told_again_changes_nothing(self, scene: Scene) -> None:
         rows = [measured("a", 0.1), measured("b", 0.2)]
         assert scene.tell(*rows) == Told(added=2, unchanged=0)
