@@ -104,7 +104,9 @@ def _conditions(bench: Workbench) -> dict[str, list[str]]:
     """Return the objects that are being measured, and those that cannot be measured."""
     history, campaign_id = bench.history, bench.campaign.id
     infeasible = history.measurements.infeasible(campaign_id)
-    return {"pending": sorted(set(history.queries.pending(campaign_id))), "infeasible": infeasible}
+    # What nobody can say became of it may wait for ever, and be in the catalogue no more.
+    pending = inside(bench, history.queries.pending(campaign_id))
+    return {"pending": sorted(set(pending)), "infeasible": infeasible}
 
 
 def _log_feasible(bench: Workbench, data: TrainingSet, infeasible: Sequence[str]) -> LogProbability | None:

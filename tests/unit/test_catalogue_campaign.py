@@ -230,6 +230,23 @@ def test_surrogate_of_other_features_is_asked_by_those_that_it_knows(campaign):
     assert again.status().rounds[2].surrogate["foretold_n"] == 5.0
 
 
+def test_object_that_waits_and_has_left_the_list_stops_no_round(campaign, tmp_path):
+    (tmp_path / "assay.py").write_text(
+        "from flowscout import oracle\n\n"
+        "@oracle(idempotent=False)\n"
+        "def score(requests): raise TimeoutError('cut off')\n"
+    )
+    found = campaign(("{type: table, path: list.csv, value: y}", "assay:score"))
+    rows = pd.read_csv(tmp_path / "list.csv")
+    found.tell(rows[["name", "y"]].head(9).rename(columns={"name": "object"}))
+    found.run_round()
+    gone = found.workbench.history.queries.pending(found.workbench.campaign.id)[0]
+    rows[rows["name"] != gone].to_csv(tmp_path / "list.csv", index=False)
+    again = campaign(("{type: table, path: list.csv, value: y}", "assay:score"))
+    again.run_round()
+    assert [row.state for row in again.status().rounds] == ["complete", "complete"]
+
+
 def test_sequence_campaigns_have_their_rules_without_a_file(tmp_path):
     text = CAMPAIGN.replace("{type: catalogue, path: list.csv}", "{type: sequence, alphabet: dna, length: 4}")
     assert rules_of(parse_campaign(text, name="c.yaml"), tmp_path / "nowhere").size == 256
