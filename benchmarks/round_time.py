@@ -26,7 +26,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from cost_growth import landscape
-from flowscout_method import FlowscoutMethod
+from flowscout_method import PROPOSERS, FlowscoutMethod
 from rich.console import Console
 from rich.table import Table
 from rivals_base import Problem
@@ -48,7 +48,7 @@ def measure(n_labels: int, batch: int, *, length: int, settings: dict[str, Any])
     }
     problem = Problem(alphabet=LETTERS, length=length)
     rng = np.random.default_rng(0)
-    method = FlowscoutMethod(problem, rng, proposer="gflownet", settings=settings)
+    method = FlowscoutMethod(problem, rng, proposer=PROPOSERS["flowscout"], settings=settings)
     row: Row = {"labels": len(values), "batch": batch, "length": length}
     try:
         start = time.perf_counter()
@@ -77,10 +77,10 @@ def timed_stages(row: Row) -> Iterator[None]:
     """Write the seconds of each stage into `row` while the context lasts."""
 
     def timed(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
             try:
-                return stage(*arguments)
+                return stage(*arguments, **options)
             finally:
                 row[f"{name}_s"] = time.perf_counter() - start
 

@@ -5,6 +5,8 @@ import json
 import pytest
 import round_time
 
+from flowscout.errors import InputError
+
 
 def test_a_round_is_timed_stage_by_stage(tmp_path, capsys):
     path = tmp_path / "rows.json"
@@ -18,6 +20,15 @@ def test_a_round_is_timed_stage_by_stage(tmp_path, capsys):
         assert sum(stages) <= row["ask_s"]
         assert row["peak_mb"] > 0
     assert f"{rows[1]['ask_s']:.2f}" in capsys.readouterr().out
+
+
+def test_a_round_is_one_of_the_products_defaults(monkeypatch):
+    def opened(*_, proposer, **__):
+        raise InputError(proposer)
+
+    monkeypatch.setattr(round_time, "FlowscoutMethod", opened)
+    with pytest.raises(InputError, match=r"^auto$"):
+        round_time.measure(4, 2, length=5, settings={})
 
 
 def test_a_setting_that_cannot_be_is_told_in_one_line(capsys):
