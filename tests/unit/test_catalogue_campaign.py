@@ -95,6 +95,12 @@ def test_value_in_the_same_file_is_no_feature(campaign):
     assert campaign(*moved).workbench.tools.rules.columns == ("a", "b")
 
 
+def test_how_well_the_value_is_known_is_no_feature(campaign, tmp_path):
+    table = pd.read_csv(tmp_path / "list.csv")
+    table.assign(y_sem=0.1, y_n=3).to_csv(tmp_path / "list.csv", index=False)
+    assert campaign().workbench.tools.rules.columns == ("a", "b")
+
+
 def test_features_that_are_named_are_the_ones_that_are_used(campaign):
     found = campaign(("path: list.csv}", "path: list.csv, object: name, features: [b], metric: tanimoto}"))
     space = found.workbench.space
