@@ -97,7 +97,8 @@ def _features(
     odd = next((row for row in rows if not isinstance(texts[row], str) or not texts[row].strip()), None)
     if missing or odd is not None:
         text = texts[rows[0] if odd is None else odd]
-        why = f"{where} has no column {missing[0]!r}" if missing else "the name is empty"
+        nameless = "the name is empty" if isinstance(text, str) else "the name is no text, write it as one"
+        why = f"{where} has no column {missing[0]!r}" if missing else nameless
         raise ObjectError(
             f"{rules.validate(text)} Or tell it with all features ({', '.join(rules.columns)}): it is "
             f"then learned from and never proposed; but {why}."

@@ -111,6 +111,7 @@ def test_bounds_of_outside_objects_are_learned_from(campaign):
         ({"a": [9.0, 0.0, float("nan"), 3.0]}, LabelError, "row 3: a is nan"),
         ({"object": ["x1", "c3", "x1", "x3"]}, LabelError, "row 3: 'x1' has other features"),
         ({"object": ["x1", "c3", " ", "x3"]}, ObjectError, "' ' is not in the catalogue.*the name is empty"),
+        ({"object": ["x1", "c3", 17, "x3"]}, ObjectError, "17 is not in the catalogue.*the name is no text"),
     ],
 )
 def test_what_cannot_be_featurised_is_refused_whole(campaign, changes, error, said):
