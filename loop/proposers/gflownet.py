@@ -205,7 +205,7 @@ def _health(problem: Problem, trainer: Trainer[Any], reward: FrozenReward, seed:
     found = []
     for states in (uniform_states(space, TEST_DRAWS, seed=seed, device=device), drawn):
         log_p = log_prob(space, trainer.policy, states).double().cpu()
-        log_r = (reward(states) - space.log_symmetry(states)).double().cpu()
+        log_r = reward(states).double().cpu() - space.log_symmetry(states).cpu()  # no reward is on a GPU
         found.append((log_p, log_r))
     log_p, log_r = (torch.cat(part) for part in zip(*found, strict=True))
     centred_p, centred_r = log_p - log_p.mean(), log_r - log_r.mean()

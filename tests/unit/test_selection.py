@@ -136,18 +136,15 @@ def test_a_round_selects_by_what_is_pending(tmp_path: Path, kind: str, monkeypat
 
 
 def chosen(
-    section: dict[str, Any], n: int = 12, pool: int = 120, *, taken: list[int] | None = None, device: str = "cpu"
+    section: dict[str, Any], n: int = 12, pool: int = 120, *, taken: list[int] | None = None
 ) -> tuple[list[int], SequenceState, Problem]:
     """Return the rows that a batch section chooses from a pool of random 8-mers, rewarded by their number of G."""
     space = SequenceSpace("dna", 8)
     states = uniform_states(space, pool, seed=0, device=torch.device("cpu"))
     gp = ExactGP(kernel="additive", levels=4)
     gp.fit(space.features(states[:40]), (space.features(states[:40]) == 2).sum(dim=1, keepdim=True).double())
-    reward = FrozenReward(
-        ucb(gp, 1.0), lambda state: space.features(state).cpu(), exponent=2.0, centre=0.0, scale=1.0
-    )
-    states = space.parse(space.decode(states), device)
-    made = Problem(space, reward, states[:40], torch.device(device))
+    reward = FrozenReward(ucb(gp, 1.0), space.features, exponent=2.0, centre=0.0, scale=1.0)
+    made = Problem(space, reward, states[:40], torch.device("cpu"))
     others = None if taken is None else states[torch.tensor(taken)]
     rows = choose_batch(
         BatchSection(size=n, **section), made, gp, states, n, generator=Generator().manual_seed(0), taken=others
@@ -187,12 +184,6 @@ def test_none_of_a_batch_is_nearer_than_the_distance_to_what_is_taken_already(se
     best, states, made = chosen(section, n=4)
     rows, _, _ = chosen(section, n=4, taken=best[:1])
     assert made.space.distance(states[torch.tensor(rows)], states[torch.tensor(best[:1])]).min() >= 4
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("section", [{"select": "dpp"}, {"distance": 4}, {"select": "top", "distance": 4}])
-def test_states_on_a_gpu_are_chosen_from_as_on_the_cpu(section: dict[str, Any]) -> None:
-    assert chosen(section, taken=[0], device="cuda")[0] == chosen(section, taken=[0])[0]
 
 
 def test_a_distance_that_the_pool_cannot_keep_still_fills_the_batch() -> None:
