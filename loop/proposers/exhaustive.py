@@ -50,19 +50,19 @@ class ExhaustiveProposer:
         values = torch.cat(
             [problem.reward.values(states[i : i + _CHUNK]).double().cpu() for i in range(0, len(states), _CHUNK)]
         )
-        symmetry = problem.space.log_symmetry(states).cpu()
+        feasible, symmetry = _log_feasible(problem, states), problem.space.log_symmetry(states).cpu()
         labelled = key_codes(problem.space, problem.labelled)
         fresh = ~torch.isin(key_codes(problem.space, states), labelled)
         reward = problem.reward
         if self.adjust and holds_test_draws(problem.space):
-            reward = _adjusted(reward, values[fresh], symmetry[fresh])
+            reward = _adjusted(reward, values[fresh], feasible[fresh], symmetry[fresh])
         return Trained(
-            tensors={"values": values},
+            tensors={"values": values, "log_feasible": feasible},
             reward=reward,
             params={"adjust": self.adjust},
             diagnostics={
                 "evaluations": len(states),
-                "unique_share": _unique_share(reward.of_values(values[fresh]), symmetry[fresh]),
+                "unique_share": _unique_share(reward.of_values(values[fresh]) + feasible[fresh], symmetry[fresh]),
             },
         )
 
@@ -70,7 +70,7 @@ class ExhaustiveProposer:
         """Return `n` different objects, or all there are, and the log-probability of each in a single draw."""
         space, states = problem.space, _everything(problem.space, problem.device)
         symmetry = space.log_symmetry(states).cpu()
-        log_reward = problem.reward.of_values(tensors["values"])
+        log_reward = problem.reward.of_values(tensors["values"]) + tensors["log_feasible"]
         # Gumbel noise on every state: the first of a key's states is the draw of the key, by max-stability.
         order = gumbel_top(log_reward - symmetry, n * int(symmetry.exp().max().round()), seed=seed)
         first = {space.key(text): row for row, text in reversed(list(enumerate(space.decode(states[order]))))}
@@ -98,12 +98,21 @@ def _everything(space: EditableSpace[Any], device: torch.device) -> Any:
     return space.enumerate(device)
 
 
-def _adjusted(reward: FrozenReward, values: Tensor, symmetry: Tensor) -> FrozenReward:
+def _log_feasible(problem: Problem, states: Any) -> Tensor:
+    """Return what is believed of whether each object can be measured, float64 `n` on the CPU: 0 where it can."""
+    reward = problem.reward
+    if reward.log_feasible is None:
+        return torch.zeros(len(states), dtype=torch.float64)
+    chunks = [states[i : i + _CHUNK] for i in range(0, len(states), _CHUNK)]
+    return torch.cat([reward.log_feasible(reward.features(some)).double().cpu() for some in chunks])
+
+
+def _adjusted(reward: FrozenReward, values: Tensor, feasible: Tensor, symmetry: Tensor) -> FrozenReward:
     """Return the reward at the exponent wanted; as it came where no exponent has that share."""
     wanted, low, high = sum(UNIQUE_RANGE) / 2, reward.exponent * 1e-3, reward.exponent * 1e3
 
     def share(exponent: float) -> float:
-        return _unique_share(reward.with_exponent(exponent).of_values(values), symmetry)
+        return _unique_share(reward.with_exponent(exponent).of_values(values) + feasible, symmetry)
 
     if not share(high) <= wanted <= share(low):
         return reward

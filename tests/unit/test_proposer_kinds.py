@@ -66,6 +66,19 @@ def test_a_single_exhaustive_draw_follows_the_law_of_the_reward(strand: str) -> 
     assert float(best.log_prob) == pytest.approx(math.log(found / total), abs=1e-9)  # type: ignore[arg-type]
 
 
+def test_an_exhaustive_draw_knows_what_cannot_be_measured() -> None:
+    made = count_of_g(SequenceSpace("dna", 8))
+    known = replace(made.reward, log_feasible=lambda X: torch.where(X[:, 0] == 2, -60.0, 0.0).double())
+    made, proposer = replace(made, reward=known), ExhaustiveProposer()
+    trained = proposer.train(made, seed=0)
+    samples = proposer.draw(replace(made, reward=trained.reward), trained.tensors, 2_000, seed=0)
+    assert not any(text.startswith("G") for text in texts_of(made, samples))  # a quarter and more of the others
+    chances = trained.reward(made.space.enumerate()).log_softmax(0)
+    place = {text: row for row, text in enumerate(made.space.decode(made.space.enumerate()))}
+    expected = chances[torch.tensor([place[text] for text in texts_of(made, samples)])]
+    torch.testing.assert_close(samples.log_prob, expected)
+
+
 def test_a_sharp_exhaustive_draw_is_the_top_of_the_space_without_repeats() -> None:
     made = count_of_g(SequenceSpace("dna", 4), exponent=200.0)
     proposer = ExhaustiveProposer()
