@@ -122,7 +122,7 @@ class AcquisitionSection(_Section):
     """What makes a candidate worth measuring. `kappa` is of `ucb` and `q_ucb`."""
 
     type: Literal["ucb", "log_ei", "q_log_ei", "q_ucb", "mes", "thompson"] = "ucb"
-    kappa: float = Field(default=4.0, ge=0)
+    kappa: float = Field(default=8.0, ge=0)
 
     @model_validator(mode="after")
     def _kappa_is_of_a_bound(self) -> "AcquisitionSection":

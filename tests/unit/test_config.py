@@ -33,7 +33,7 @@ def changed(old: str, new: str) -> str:
 
 def test_what_is_left_out_has_its_default():
     config = parse_campaign(RIGHT, name="campaign.yaml")
-    assert (config.surrogate.type, config.acquisition.kappa, config.proposer.type) == ("auto", 4.0, "auto")
+    assert (config.surrogate.type, config.acquisition.kappa, config.proposer.type) == ("auto", 8.0, "auto")
     assert (config.seed, config.budget.cost, config.batch.explore, config.device) == (None, None, 0.0, "auto")
 
 
