@@ -90,7 +90,7 @@ class AveragedGP:
         The weights are learned too, unless `foretell` has set them. `noise` and `bounds` are as in `ExactGP.fit`.
         Raises: ShapeError and LabelError as `ExactGP.fit`.
         """
-        rows = _known(Y)
+        rows = _known(X, Y)
         X, Y = X[rows], Y[rows]
         noise, bounds = (None if given is None else given[rows] for given in (noise, bounds))
         members = []
@@ -190,7 +190,7 @@ class AveragedGP:
                 f"the state has no weights of {len(self.kernels)} kernels, expected the state_dict() of a "
                 f"surrogate that averages {', '.join(self.kernels)}. Refit, or load its own artefact."
             )
-        rows = _known(Y)
+        rows = _known(X, Y)
         X, Y = X[rows], Y[rows]
         members = []
         for kernel, member in zip(self.kernels, self._members, strict=True):
@@ -217,10 +217,10 @@ class AveragedGP:
         return found
 
 
-def _known(Y: Tensor) -> Tensor:
-    """Return the rows of labels, `n x 1`, that are made use of, in their order."""
-    if len(Y) <= MAX_KNOWN:
-        return torch.arange(len(Y), device=Y.device)
+def _known(X: Tensor, Y: Tensor) -> Tensor | slice:
+    """Return the rows of labels, `n x 1`, that are made use of, in their order: all of data that do not fit."""
+    if len(Y) <= MAX_KNOWN or len(X) != len(Y):
+        return slice(None)
     return best_and_spread((-Y.flatten()).argsort(stable=True), MAX_KNOWN)
 
 
