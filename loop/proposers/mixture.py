@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from flowscout.errors import ConfigError
 from flowscout.loop.proposers.local_search import LocalSearchProposer
 from flowscout.loop.proposers.protocol import Problem, Proposer, Samples, Trained
+from flowscout.surrogates.auto import shares as whole_shares
 
 _FALLBACK = "fallback"
 """Marks a part that failed its health check, beside the tensors of the others."""
@@ -80,7 +81,7 @@ class MixtureProposer:
 
     def _drawers(self, tensors: Mapping[str, Tensor], n: int) -> list[tuple[Proposer, dict[str, Tensor], int]]:
         """Return who draws, with which tensors, how many of `n`; a local search draws for those that fell out."""
-        counts = dict(zip((part.kind for part in self.parts), split(n, self.shares), strict=True))
+        counts = dict(zip((part.kind for part in self.parts), whole_shares(self.shares, n), strict=True))
         fallen = [part.kind for part in self.parts if f"{_FALLBACK}.{part.kind}" in tensors]
         search: Proposer = LocalSearchProposer(self.evaluations)
         drawers = {part.kind: part for part in self.parts if part.kind not in fallen}
@@ -88,16 +89,6 @@ class MixtureProposer:
             search = drawers.setdefault(search.kind, search)
             counts[search.kind] = counts.get(search.kind, 0) + sum(counts[kind] for kind in fallen)
         return [(drawer, _of(drawer, tensors), counts[kind]) for kind, drawer in drawers.items()]
-
-
-def split(n: int, shares: tuple[float, ...]) -> list[int]:
-    """Return whole numbers that sum to `n`, each less than 1 from its share of it: largest remainders first."""
-    wanted = [n * share for share in shares]
-    counts = [int(one) for one in wanted]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - wanted[i], i))
-    for i in by_remainder[: n - sum(counts)]:
-        counts[i] += 1
-    return counts
 
 
 def _of(part: Proposer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,10 +24,10 @@ from flowscout.loop.proposers import (
     uniform_states,
 )
 from flowscout.loop.proposers.evolution import Evolution, edit, gumbel_top
-from flowscout.loop.proposers.mixture import split
 from flowscout.loop.rewards import FrozenReward
 from flowscout.loop.spaces import SequenceSpace, SubsetSpace
 from flowscout.surrogates import FrozenAcquisition
+from flowscout.surrogates.auto import shares as whole_shares
 
 CPU = torch.device("cpu")
 LAZY = GFlowNetProposer(1, adjust=False, settings=TrainerSettings(learning_rate=1e-9, log_z_learning_rate=1e-9))
@@ -232,7 +232,7 @@ def test_a_mixture_has_its_shares_whole_and_says_who_made_each() -> None:
     ("n", "shares"), [(10, (0.5, 0.5)), (7, (1 / 3, 1 / 3, 1 / 3)), (1, (0.9, 0.1)), (0, (1.0,))]
 )
 def test_shares_are_whole_and_complete(n: int, shares: tuple[float, ...]) -> None:
-    counts = split(n, shares)
+    counts = whole_shares(shares, n)
     assert sum(counts) == n
     assert all(abs(count - n * share) < 1 for count, share in zip(counts, shares, strict=True))
 
