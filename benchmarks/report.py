@@ -34,6 +34,7 @@ SHOWN = {
     "from_anchor": 2,
     "from_local_search": 2,
     "from_explore": 2,
+    "from_drift": 2,
     "training_evaluations": 0,
     "seconds": 1,
     "seconds_round_max": 1,

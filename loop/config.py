@@ -169,12 +169,14 @@ class ProposerSection(_Section):
 class BatchSection(_Section):
     """How many are measured in a round, and which share of them elsewhere than where the best lie.
 
-    `explore: early` spends half of the first rounds so, and nothing of the later ones. `select` is how a batch is
-    chosen from the pool; no two of it are nearer than `distance`, while there are others.
+    `explore: early` spends half of the first rounds so, and nothing of the later ones. `drift` is the share that
+    leaves a plateau, see `loop.drift`. `select` is how a batch is chosen from the pool; no two of it are nearer
+    than `distance`, while there are others.
     """
 
     size: int = Field(ge=1)
     explore: Annotated[float, Field(ge=0, le=1)] | Literal["early"] = 0.0
+    drift: float = Field(default=0.5, ge=0, le=1)
     select: Literal["thompson", "greedy", "dpp", "top"] = "thompson"
     distance: float | None = Field(default=None, gt=0)
 

@@ -10,11 +10,13 @@ from torch import Generator, Tensor
 
 from flowscout.db import Decision, ProposalRecord, RoundRecord, SamplerRecord
 from flowscout.loop.beliefs import make_proposer
+from flowscout.loop.drift import DRIFTED
 from flowscout.loop.exploration import elsewhere, explore_share
 from flowscout.loop.outside import inside
 from flowscout.loop.proposers import LocalSearchProposer, Problem, uniform_states
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.selection import choose_batch
+from flowscout.loop.spaces import SequenceState
 from flowscout.loop.spaces.protocol import EditableSpace
 from flowscout.loop.workbench import Workbench
 from flowscout.surrogates import Surrogate
@@ -106,17 +108,20 @@ def draw_pool(
     run: SamplerRecord,
     problem: Problem | None,
     *,
+    known: set[str],
     include: Sequence[str] = (),
+    drifted: SequenceState | None = None,
 ) -> Pool:
     """Return a pool of samples, topped up with uniform draws where the sampler leaves it too small.
 
     Without a `problem` nothing is known yet, and all of it is drawn uniformly. A user's own objects, `include`,
-    stand first.
+    stand first, then those that have `drifted` off a plateau. `known` are the keys of what is not to be proposed.
     """
-    known = bench.history.measurements.known_keys(bench.campaign.id)
     pool = Pool(bench.space, known, bench.history.vetoes.keys(bench.campaign.id))
     if include:
         pool.take(bench.space.parse(include, bench.device), origin=USER)
+    if drifted is not None:
+        pool.take(drifted, origin=DRIFTED)
     if problem is not None:
         _explore(bench, record, pool, problem)
     unseen = bench.space.size - len(inside(bench, known))
@@ -183,8 +188,9 @@ def select_batch(
 ) -> list[ProposalRecord]:
     """Return a proposal for every drawn object, the batch ranked from 1.
 
-    A user's own objects come first. Every other place takes the best of a posterior draw of its own, given what
-    is pending and what the user has chosen; the explored places take theirs among what was explored.
+    A user's own objects come first, then those that drifted. Every other place takes the best of a posterior draw
+    of its own, given what is pending and what was chosen so; the explored places take theirs among what was
+    explored.
     """
     size = min(bench.config.batch.size, len(drawn))
     if surrogate is None or problem is None:
@@ -192,9 +198,9 @@ def select_batch(
     states = bench.space.parse([one.text for one in drawn], bench.device)
     X = problem.reward.features(states)
     generator = Generator().manual_seed(derive_seed(record.seed, "select"))
-    own = [i for i, one in enumerate(drawn) if one.origin == USER]
+    own = [i for i, one in enumerate(drawn) if one.origin in (USER, DRIFTED)][:size]
     far = [i for i, one in enumerate(drawn) if one.origin == EXPLORED]
-    near = [i for i, one in enumerate(drawn) if one.origin not in (USER, EXPLORED)]
+    near = [i for i, one in enumerate(drawn) if one.origin not in (USER, DRIFTED, EXPLORED)]
     left = size - len(own)
     # Where nearly all that is left was explored, the other places are taken there too.
     n_far = min(max(n_elsewhere(bench, record), left - len(near)), len(far), left)

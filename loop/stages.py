@@ -27,6 +27,7 @@ from flowscout.db import (
 )
 from flowscout.errors import OracleError, ShapeError, StateError, WorkError
 from flowscout.loop.beliefs import make_problem, make_proposer
+from flowscout.loop.drift import drift
 from flowscout.loop.fitting import fit_surrogate, load_surrogate
 from flowscout.loop.gflownet import one_thread
 from flowscout.loop.measuring import measure
@@ -149,8 +150,10 @@ def propose(bench: Workbench, number: int, *, include: Sequence[str] = ()) -> li
         raise StateError(f"round {number} has no trained sampler; run its stage `train` first.")
     fitted = _fit_of(bench, record)
     problem = None if fitted.kind == "none" else make_problem(bench, record, fitted, stored=run)
-    pool = draw_pool(bench, record, run, problem, include=include)
+    known = bench.history.measurements.known_keys(bench.campaign.id)
     surrogate = None if problem is None else load_surrogate(bench, fitted)
+    drifted = None if surrogate is None else drift(bench, record, fitted, surrogate, known)
+    pool = draw_pool(bench, record, run, problem, known=known, include=include, drifted=drifted)
     proposals = select_batch(bench, record, list(pool.drawn.values()), surrogate, problem)
     proposals.extend(pool.refused.values())
     bench.history.rounds.record_proposals(

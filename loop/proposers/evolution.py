@@ -61,7 +61,7 @@ class Evolution:
         """Search, and return all new objects that were scored."""
         space, generator = problem.space, Generator(problem.device).manual_seed(seed)
         seen: set[str] = set()
-        best = problem.labelled[_fresh(space, problem.labelled, seen)]
+        best = problem.labelled[fresh(space, problem.labelled, seen)]
         values = score(problem, best)
         parts, rewards = [best[:0]], [values[:0]]
         left, idle = self.evaluations, 0
@@ -69,7 +69,7 @@ class Evolution:
             kept = values.argsort(descending=True, stable=True)[: self.parents]
             best, values = best[kept.to(problem.device)], values[kept]
             born = self._children(space, best, generator)
-            born = born[_fresh(space, born, seen, limit=left)]
+            born = born[fresh(space, born, seen, limit=left)]
             idle = 0 if len(born) else idle + 1
             if len(born):
                 left -= len(born)
@@ -156,7 +156,7 @@ def score(problem: Problem, states: Any) -> Tensor:
     return problem.reward(states).double().cpu()
 
 
-def _fresh(space: EditableSpace[Any], states: Any, seen: set[str], *, limit: int | None = None) -> Tensor:
+def fresh(space: EditableSpace[Any], states: Any, seen: set[str], *, limit: int | None = None) -> Tensor:
     """Return the rows whose keys are not in `seen`, each key once and at most `limit`, and put them there."""
     rows: list[int] = []
     for row, text in enumerate(space.decode(states)):

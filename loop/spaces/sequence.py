@@ -263,6 +263,25 @@ class SequenceSpace:
         shifts = torch.randint(1, len(self._codes), (n,), generator=generator, device=device)
         return self._substitute(state.tokens, places, shifts)
 
+    def shift(self, state: SequenceState, generator: torch.Generator) -> SequenceState:
+        """Return each full row after one letter was taken out and a uniform one put in, both at uniform places.
+
+        What stands between the two places moves by one.
+
+        Raises:
+            ConfigError: The space has several lengths, or letters by position.
+        """
+        self._require_plain("shift")
+        shape, device = (len(state), 1), state.device
+        out = torch.randint(self.rules.length, shape, generator=generator, device=device)
+        into = torch.randint(self.rules.length, shape, generator=generator, device=device)
+        letters = torch.randint(len(self._codes), shape, generator=generator, device=device)
+        places = torch.arange(self.rules.length, device=device).expand(len(state), -1)
+        left = ((places >= out) & (places < into)).long()
+        right = ((places <= out) & (places > into)).long()
+        moved = state.tokens.gather(1, places + left - right)
+        return self._finished(moved.scatter(1, into, letters.to(moved.dtype)))
+
     def crossover(self, a: SequenceState, b: SequenceState, generator: torch.Generator) -> SequenceState:
         """Return a child of each pair of rows: every letter is that of either parent, with equal probability.
 
