@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import History, StatusRecord, Told
 from flowscout.errors import CampaignBusyError, ConfigError, StateError
-from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
+from flowscout.loop.config import MAX_BATCH, CampaignFile, database_url, read_campaign_file
 from flowscout.loop.included import check_included
 from flowscout.loop.oracles import Oracle, build_oracle
 from flowscout.loop.outside import check_features
@@ -108,8 +108,10 @@ class Campaign:
 
         from flowscout.loop import stages
 
-        if n is not None and n < 1:
-            raise ConfigError(f"a batch of {n} was asked for, expected 1 or more; leave it out for the file's.")
+        if n is not None and not 1 <= n <= MAX_BATCH:
+            raise ConfigError(
+                f"a batch of {n} was asked for, expected 1 to {MAX_BATCH:,}; leave it out for the file's."
+            )
         with self._held(size=n) as bench:
             unfinished = bench.history.rounds.unfinished(bench.campaign.id)
             if unfinished is not None:

@@ -166,6 +166,10 @@ class ProposerSection(_Section):
         return self
 
 
+MAX_BATCH = 3_000
+"""Objects in a batch at most: no pool is larger, because joint posterior draws of it take the cube of its size."""
+
+
 class BatchSection(_Section):
     """How many are measured in a round, and which share of them elsewhere than where the best lie.
 
@@ -174,7 +178,7 @@ class BatchSection(_Section):
     than `distance`, while there are others.
     """
 
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=MAX_BATCH)
     explore: Annotated[float, Field(ge=0, le=1)] | Literal["early"] = 0.0
     drift: float = Field(default=0.5, ge=0, le=1)
     select: Literal["thompson", "greedy", "dpp", "top"] = "thompson"

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from flowscout.db import Decision, ProposalRecord, RoundRecord, SamplerRecord
 from flowscout.loop.beliefs import make_proposer
+from flowscout.loop.config import MAX_BATCH
 from flowscout.loop.drift import DRIFTED
 from flowscout.loop.exploration import elsewhere, explore_share
 from flowscout.loop.outside import inside
@@ -24,7 +25,7 @@ from flowscout.surrogates import Surrogate
 POOL_PER_SLOT = 20
 """The least number of unseen objects in the pool for each place of the batch."""
 
-MAX_POOL = 3_000
+MAX_POOL = MAX_BATCH
 """No pool is larger: joint posterior draws take the cube of its size."""
 
 LOOK_THROUGH = 2**17

@@ -105,15 +105,20 @@ class AveragedGP:
     def foretell(self, previous: "AveragedGP", X: Tensor, Y: Tensor) -> None:
         """Weigh the kernels by what `previous`, which had not seen them, said of labels `Y`, `n x 1`, at `X`.
 
-        The weights are those of `previous`, times exp(-`SHARPNESS` x mean negative log predictive density).
+        The weights are those of `previous`, times exp(-`SHARPNESS` x mean negative log predictive density). Where
+        `previous` knew bounds only, it cannot say how far a label lies from its value, and the weights stay.
         """
         if previous.kernels != self.kernels:
             return
+        noises = [member.diagnostics().get("noise_sd") for member in previous._members]
         measured = Y.squeeze(-1)
         scores = []
-        for member in previous._members:
+        for member, noise_sd in zip(previous._members, noises, strict=True):
+            if noise_sd is None:
+                self.take_weights(previous)
+                return
             mean, sd = member.mean_sd(X)
-            noisy = (sd.square() + member.diagnostics()["noise_sd"] ** 2).sqrt()
+            noisy = (sd.square() + noise_sd**2).sqrt()
             scores.append(score_predictions(mean, noisy, measured).nlpd)
         self._foretold = torch.tensor(scores, dtype=torch.float64)
         self._log_weight = (previous._log_weight - SHARPNESS * self._foretold).log_softmax(0)

@@ -121,6 +121,15 @@ def test_weights_follow_what_was_foretold():
     assert {"foretold_nlpd_product", "foretold_nlpd_pairs", "loo_rmse"} <= diagnostics.keys()
 
 
+def test_weights_stay_where_nothing_but_bounds_was_known():
+    previous, later = AveragedGP(KERNELS, levels=4), AveragedGP(KERNELS, levels=4)
+    bounded = torch.tensor([[-torch.inf, 1.0]]).double().expand(8, 2)
+    previous.fit(codes(8), torch.ones(8, 1, dtype=torch.float64), bounds=bounded)
+    X = codes(24, seed=9)
+    later.foretell(previous, X, motif(X))
+    assert torch.equal(later.weights, previous.weights)
+
+
 def test_the_kernel_that_foretells_gains_weight():
     surrogate, later = fitted(n=120), AveragedGP(KERNELS, levels=4)
     X = codes(60, seed=9)

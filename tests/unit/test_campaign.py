@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from flowscout import Campaign
-from flowscout.errors import LabelError, ObjectError, StateError
+from flowscout.errors import ConfigError, LabelError, ObjectError, StateError
 
 CAMPAIGN = """\
 campaign: binders
@@ -134,6 +134,14 @@ def test_batch_is_told_in_any_order_and_in_parts(campaign):
     assert found.ask()["object"].tolist() == objects[:2]
     found.tell(pd.DataFrame({"object": objects[:2], "y": [3.0, 4.0]}))
     assert found.status().rounds[0].state == "complete"
+
+
+@pytest.mark.parametrize("n", [0, 3_001])
+def test_batch_that_cannot_be_is_refused_before_anything_is_written(campaign, n):
+    found = campaign(assay=UNCALLED)
+    with pytest.raises(ConfigError, match=f"a batch of {n} was asked for, expected 1 to 3,000"):
+        found.ask(n)
+    assert found.status().rounds == ()
 
 
 def test_asking_for_more_than_the_space_holds_returns_all_of_it(campaign):

@@ -94,13 +94,20 @@ def test_impossible_value_is_shown_with_its_place(old, new, part):
 
 
 def test_batch_larger_than_the_space_is_refused_with_both_numbers():
-    message = said(changed("{size: 8}", "{size: 5000}"))
-    assert "batch.size is 5000" in message
-    assert "4096 objects" in message
+    message = said(changed("{size: 8}", "{size: 2000}").replace("length: 6", "length: 5"))
+    assert "batch.size is 2000" in message
+    assert "1024 objects" in message
 
 
 def test_batch_as_large_as_the_space_is_allowed():
-    assert parse_campaign(changed("{size: 8}", "{size: 4096}"), name="x").batch.size == 4096
+    text = changed("{size: 8}", "{size: 1024}").replace("length: 6", "length: 5")
+    assert parse_campaign(text, name="x").batch.size == 1024
+
+
+def test_batch_larger_than_any_pool_is_refused():
+    message = said(changed("{size: 8}", "{size: 3001}"))
+    assert "batch.size" in message
+    assert "3000" in message
 
 
 def test_several_objectives_are_refused_for_now():

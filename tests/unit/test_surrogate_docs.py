@@ -13,7 +13,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "surrogates.md").read_text()
 @pytest.mark.filterwarnings("error")
 def test_the_blocks_run_in_order() -> None:
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     exec(compile("\n".join(blocks), "docs/surrogates.md", "exec"), {"__name__": "surrogates"})
 
 
