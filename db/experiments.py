@@ -11,11 +11,11 @@ from datetime import timedelta
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from flowscout.db import owners
+from flowscout.db import money, owners
 from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.database import Database
 from flowscout.db.measurements import insert_measurements
-from flowscout.db.models import Attempt, Balance, Candidate, Evaluation, Ledger, Oracle, Round, utc_now
+from flowscout.db.models import Attempt, Balance, Candidate, Evaluation, Oracle, Round, utc_now
 from flowscout.db.records import Claim, Outcome
 from flowscout.db.states import AttemptState, EvaluationState, FailureClass, LedgerKind, sources_of
 
@@ -49,7 +49,7 @@ class Experiments:
             _lock_round(session, round_id)
             until = session.scalars(select(utc_now())).one() + timedelta(seconds=lease_s)
             for evaluation, candidate, oracle in session.execute(query).all():
-                if not _reserve(session, evaluation.campaign_id, oracle.unit_cost_minor):
+                if not money.reserve(session, evaluation.campaign_id, oracle.unit_cost_minor):
                     detail = {"evaluation_id": evaluation.id, "cost_minor": oracle.unit_cost_minor}
                     add_event(
                         session, evaluation.campaign_id, "budget_exhausted",
@@ -66,7 +66,7 @@ class Experiments:
                 evaluation.state = EvaluationState.RUNNING
                 session.add(attempt)
                 session.flush()
-                _book(session, evaluation, attempt.id, LedgerKind.RESERVE, oracle.unit_cost_minor)
+                money.book(session, evaluation, attempt.id, LedgerKind.RESERVE, oracle.unit_cost_minor)
                 claims.append(_claim(attempt, evaluation, candidate, oracle))
         return claims
 
@@ -116,7 +116,7 @@ class Experiments:
         elif outcome.unknown:
             _set_state(session, evaluation.id, EvaluationState.UNKNOWN)
         else:
-            _spend(session, evaluation, claim.attempt_id, cost=cost)
+            money.spend(session, evaluation, claim.attempt_id, cost=cost)
             after = _after_failure(session, evaluation.id, outcome.failure)
             _set_state(session, evaluation.id, EvaluationState.DONE if succeeded else after)
         return insert_measurements(
@@ -151,7 +151,7 @@ class Experiments:
                 attempt.state, attempt.ended_at = AttemptState.EXPIRED, now
                 target = EvaluationState.QUEUED if oracle.idempotent else EvaluationState.UNKNOWN
                 if oracle.idempotent:
-                    _spend(session, evaluation, attempt.id, cost=0)
+                    money.spend(session, evaluation, attempt.id, cost=0)
                 if _set_state(session, evaluation.id, target):
                     counts[str(target)] += 1
                 else:  # its value was told meanwhile
@@ -247,47 +247,6 @@ def _set_state(session: Session, evaluation_id: int, target: EvaluationState) ->
         .values(state=target)
     )
     return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
-
-
-def _reserve(session: Session, campaign_id: int, cost_minor: int) -> bool:
-    """Reserve the price of one call, if the balance allows it; the caller books it on the attempt."""
-    committed = Balance.reserved_minor + Balance.spent_minor + cost_minor
-    changed = session.execute(
-        update(Balance)
-        .where(Balance.campaign_id == campaign_id)
-        .where(Balance.limit_minor.is_(None) | (committed <= Balance.limit_minor))
-        .values(reserved_minor=Balance.reserved_minor + cost_minor)
-    )
-    return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
-
-
-def _spend(session: Session, evaluation: Evaluation, attempt_id: int, *, cost: int) -> None:
-    """Turn what was reserved for an attempt, at the price of that day, into what was really paid."""
-    booked = select(func.sum(Ledger.amount_minor)).where(
-        Ledger.attempt_id == attempt_id, Ledger.kind == LedgerKind.RESERVE
-    )
-    reserved = int(session.scalar(booked) or 0)
-    session.execute(
-        update(Balance)
-        .where(Balance.campaign_id == evaluation.campaign_id)
-        .values(reserved_minor=Balance.reserved_minor - reserved, spent_minor=Balance.spent_minor + cost)
-    )
-    _book(session, evaluation, attempt_id, LedgerKind.RELEASE, reserved)
-    _book(session, evaluation, attempt_id, LedgerKind.SPEND, cost)
-
-
-def _book(session: Session, evaluation: Evaluation, attempt_id: int, kind: LedgerKind, amount: int) -> None:
-    if amount == 0:
-        return
-    session.add(
-        Ledger(
-            campaign_id=evaluation.campaign_id,
-            evaluation_id=evaluation.id,
-            attempt_id=attempt_id,
-            kind=kind,
-            amount_minor=amount,
-        )
-    )
 
 
 def _claim(attempt: Attempt, evaluation: Evaluation, candidate: Candidate, oracle: Oracle) -> Claim:
