@@ -5,6 +5,7 @@ What a round computes does not belong here, nor anything that needs torch or Pre
 
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.database import parse_url, sidecar_folder
+from flowscout.db.events import MEANINGS, EventKind, EventRecord
 from flowscout.db.history import History
 from flowscout.db.measurements import Told
 from flowscout.db.owners import this_owner
@@ -41,6 +42,7 @@ from flowscout.db.states import (
 
 __all__ = [
     "LEASE_TTL_S",
+    "MEANINGS",
     "ArtefactRecord",
     "AttemptState",
     "BestRow",
@@ -51,6 +53,8 @@ __all__ = [
     "ConfigRecord",
     "Decision",
     "EvaluationState",
+    "EventKind",
+    "EventRecord",
     "FailureClass",
     "FitRecord",
     "History",

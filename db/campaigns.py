@@ -5,7 +5,6 @@ import secrets
 import uuid as uuids
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,7 +13,9 @@ from sqlalchemy.orm import Session
 from flowscout.db import owners
 from flowscout.db.candidates import insert_for
 from flowscout.db.database import Database
-from flowscout.db.models import Balance, Campaign, ConfigVersion, Event, Objective, utc_now
+from flowscout.db.events import add_event as add_event
+from flowscout.db.locks import lock_campaign as lock_campaign
+from flowscout.db.models import Balance, Campaign, ConfigVersion, Objective, utc_now
 from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord
 from flowscout.db.states import CampaignState, sources_of
 from flowscout.errors import CampaignBusyError, LeaseLostError, NotFoundError
@@ -192,16 +193,6 @@ class Campaigns:
         return None if owners.is_dead(row.lease_owner) else owners.describe(row.lease_owner)
 
 
-def lock_campaign(session: Session, campaign_id: int) -> None:
-    """Make the campaign's other writers wait until this transaction ends.
-
-    Every transaction that changes experiments, measurements or money does this first, so that all take their
-    locks in one order: without it PostgreSQL found deadlocks between telling and settling. On SQLite BEGIN
-    IMMEDIATE has done so already. NO KEY UPDATE: rows that only refer to the campaign may still be inserted.
-    """
-    session.execute(select(Campaign.id).where(Campaign.id == campaign_id).with_for_update(key_share=True))
-
-
 def hold_lease(session: Session, lease: Lease) -> None:
     """Put off the lease's end within this transaction: the fence of every write that a runner makes.
 
@@ -219,19 +210,6 @@ def hold_lease(session: Session, lease: Lease) -> None:
     now = session.scalars(select(utc_now())).one()
     row.lease_until = now + timedelta(seconds=lease.ttl_s)
     session.flush()
-
-
-def add_event(
-    session: Session,
-    campaign_id: int,
-    kind: str,
-    *,
-    actor: str,
-    round_id: int | None = None,
-    detail: dict[str, Any] | None = None,
-) -> None:
-    """Append to the campaign's log."""
-    session.add(Event(campaign_id=campaign_id, round_id=round_id, kind=kind, actor=actor, detail=detail or {}))
 
 
 def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, actor: str) -> None:

@@ -4,6 +4,7 @@ from types import TracebackType
 
 from flowscout.db.campaigns import Campaigns
 from flowscout.db.database import Database
+from flowscout.db.events import Events
 from flowscout.db.experiments import Experiments
 from flowscout.db.measurements import Measurements
 from flowscout.db.queries import Queries
@@ -30,6 +31,7 @@ class History:
         self.rounds = Rounds(self.database)
         self.experiments = Experiments(self.database)
         self.measurements = Measurements(self.database)
+        self.events = Events(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
 

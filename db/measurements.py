@@ -9,9 +9,10 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, aliased
 
-from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.database import Database
+from flowscout.db.events import add_event
+from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
 from flowscout.db.records import MeasurementRecord, TrainingSet
 from flowscout.db.states import EvaluationState, FailureClass, Qualifier, sources_of

@@ -12,9 +12,10 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from flowscout.db.campaigns import add_event, hold_lease
+from flowscout.db.campaigns import hold_lease
 from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.database import Database
+from flowscout.db.events import add_event
 from flowscout.db.models import (
     Artefact,
     Campaign,

@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import candidate_ids
 from flowscout.db.database import Database
+from flowscout.db.events import add_event
+from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Approval, Campaign, Candidate, Evaluation, Measurement, Oracle, Proposal, Round
 from flowscout.db.records import OracleRecord, VetoRecord
 from flowscout.db.rounds import idempotency_key

@@ -1,0 +1,67 @@
+"""Facts, money and the log are append-only by the database itself; hooks know how far they have been told.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from flowscout.db.models.base import UtcDateTime
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+APPEND_ONLY = ("measurement", "ledger", "event")
+
+FUNCTION = """
+CREATE FUNCTION flowscout_append_only() RETURNS trigger AS $$
+BEGIN
+    RAISE EXCEPTION 'table % is append-only: % is refused', TG_TABLE_NAME, TG_OP;
+END
+$$ LANGUAGE plpgsql
+"""
+
+
+def upgrade() -> None:
+    """Make the table of deliveries, an index of the log, and the triggers."""
+    op.create_table(
+        "delivery",
+        sa.Column("campaign_id", sa.Integer(), nullable=False),
+        sa.Column("hook", sa.String(length=64), nullable=False),
+        sa.Column("event_id", sa.Integer(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("not_before", UtcDateTime(), nullable=True),
+        sa.Column("lease_token", sa.String(length=36), nullable=True),
+        sa.Column("lease_until", UtcDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_delivery_campaign_id")),
+        sa.PrimaryKeyConstraint("campaign_id", "hook", name=op.f("pk_delivery")),
+    )
+    op.create_index("ix_event_campaign_id_kind", "event", ["campaign_id", "kind"], unique=False)
+    postgresql = op.get_bind().dialect.name == "postgresql"
+    if postgresql:
+        op.execute(FUNCTION)
+    for table in APPEND_ONLY:
+        for change in ("update", "delete"):
+            refusal = (
+                "EXECUTE FUNCTION flowscout_append_only()"
+                if postgresql
+                else f"BEGIN SELECT RAISE(ABORT, 'table {table} is append-only: {change.upper()} is refused'); END"
+            )
+            op.execute(
+                f"CREATE TRIGGER {table}_no_{change} BEFORE {change.upper()} ON {table} FOR EACH ROW {refusal}"
+            )
+
+
+def downgrade() -> None:
+    """Drop the triggers, the index and the table."""
+    postgresql = op.get_bind().dialect.name == "postgresql"
+    for table in APPEND_ONLY:
+        for change in ("update", "delete"):
+            op.execute(f"DROP TRIGGER {table}_no_{change}{f' ON {table}' if postgresql else ''}")
+    if postgresql:
+        op.execute("DROP FUNCTION flowscout_append_only()")
+    op.drop_index("ix_event_campaign_id_kind", table_name="event")
+    op.drop_table("delivery")
