@@ -4,6 +4,7 @@ What a round computes does not belong here, nor anything that needs torch or Pre
 """
 
 from flowscout.db.campaigns import LEASE_TTL_S
+from flowscout.db.conflicts import ConflictRecord, Keep
 from flowscout.db.database import parse_url, sidecar_folder
 from flowscout.db.events import MEANINGS, EventKind, EventRecord
 from flowscout.db.history import History
@@ -39,6 +40,7 @@ from flowscout.db.states import (
     Qualifier,
     RoundState,
 )
+from flowscout.db.versions import Said
 
 __all__ = [
     "LEASE_TTL_S",
@@ -51,6 +53,7 @@ __all__ = [
     "CampaignState",
     "Claim",
     "ConfigRecord",
+    "ConflictRecord",
     "Decision",
     "EvaluationState",
     "EventKind",
@@ -58,6 +61,7 @@ __all__ = [
     "FailureClass",
     "FitRecord",
     "History",
+    "Keep",
     "Lease",
     "MeasurementRecord",
     "ObjectiveRecord",
@@ -69,6 +73,7 @@ __all__ = [
     "RoundRecord",
     "RoundRow",
     "RoundState",
+    "Said",
     "SamplerRecord",
     "StatusRecord",
     "Told",

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from flowscout.db import money, owners
 from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.database import Database
-from flowscout.db.measurements import insert_measurements
 from flowscout.db.models import Attempt, Balance, Candidate, Evaluation, Oracle, Round, utc_now
+from flowscout.db.recording import insert_measurements
 from flowscout.db.records import Claim, Outcome
 from flowscout.db.states import AttemptState, EvaluationState, FailureClass, LedgerKind, sources_of
 

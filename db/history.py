@@ -3,6 +3,7 @@
 from types import TracebackType
 
 from flowscout.db.campaigns import Campaigns
+from flowscout.db.conflicts import Conflicts
 from flowscout.db.database import Database
 from flowscout.db.events import Events
 from flowscout.db.experiments import Experiments
@@ -31,6 +32,7 @@ class History:
         self.rounds = Rounds(self.database)
         self.experiments = Experiments(self.database)
         self.measurements = Measurements(self.database)
+        self.conflicts = Conflicts(self.database)
         self.events = Events(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)

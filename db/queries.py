@@ -21,6 +21,7 @@ from flowscout.db.models import (
 )
 from flowscout.db.models.base import UtcDateTime
 from flowscout.db.states import CampaignState, EvaluationState, RoundState
+from flowscout.db.training import is_superseded
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _round_rows(session: Session, campaign_id: int, prop: str, *, direction: str
         .outerjoin(Evaluation, Evaluation.id == Measurement.evaluation_id)
         .outerjoin(Round, Round.id == Evaluation.round_id)
         .where(Measurement.campaign_id == campaign_id, Measurement.property == prop)
-        .where(Measurement.value.is_not(None), Measurement.qualifier == "=")
+        .where(Measurement.value.is_not(None), Measurement.qualifier == "=", ~is_superseded())
     )
     for number, value in session.execute(query):
         if value is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from flowscout.db.campaigns import hold_lease
@@ -38,6 +38,7 @@ from flowscout.db.records import (
     SamplerRecord,
 )
 from flowscout.db.states import Decision, RoundState, check_transition, sources_of
+from flowscout.db.versions import stands_for_a_value
 from flowscout.errors import NotFoundError, StateError
 
 _FINAL = (RoundState.COMPLETE, RoundState.CANCELLED)
@@ -240,27 +241,40 @@ def _queue_evaluations(
     oracle: OracleRecord,
 ) -> None:
     oracle_id = ensure_oracle(session, record.campaign_id, oracle)
-    _refuse_evaluated(session, [ids[proposal.key] for proposal in selected], oracle_id)
+    _refuse_evaluated(session, record.campaign_id, [ids[proposal.key] for proposal in selected], oracle_id)
     uuid = session.scalars(select(Campaign.uuid).where(Campaign.id == record.campaign_id)).one()
+    again = _replicates(session, [ids[proposal.key] for proposal in selected], oracle_id)
     for proposal in selected:
+        replicate = 1 + again.get(ids[proposal.key], 0)
         session.add(
             Evaluation(
                 campaign_id=record.campaign_id,
                 round_id=record.id,
                 candidate_id=ids[proposal.key],
                 oracle_id=oracle_id,
-                replicate=1,
+                replicate=replicate,
                 generation=1,
-                idempotency_key=idempotency_key(uuid, proposal.key, oracle, replicate=1, generation=1),
+                idempotency_key=idempotency_key(uuid, proposal.key, oracle, replicate=replicate, generation=1),
             )
         )
         session.flush()  # one by one: evaluation ids follow the ranks
 
 
-def _refuse_evaluated(session: Session, candidate_ids: Sequence[int], oracle_id: int) -> None:
+def _replicates(session: Session, candidate_ids: Sequence[int], oracle_id: int) -> dict[int, int]:
+    """Return how often candidates were given to an oracle before: only those that were have a place."""
+    found: dict[int, int] = {}
+    for chunk in chunks(candidate_ids):
+        query = select(Evaluation.candidate_id, func.max(Evaluation.replicate))
+        query = query.where(Evaluation.candidate_id.in_(chunk), Evaluation.oracle_id == oracle_id)
+        found.update({number: last for number, last in session.execute(query.group_by(Evaluation.candidate_id))})
+    return found
+
+
+def _refuse_evaluated(session: Session, campaign_id: int, candidate_ids: Sequence[int], oracle_id: int) -> None:
     for chunk in chunks(candidate_ids):
         query = select(Candidate.object).join(Evaluation, Evaluation.candidate_id == Candidate.id)
         query = query.where(Evaluation.candidate_id.in_(chunk), Evaluation.oracle_id == oracle_id)
+        query = query.where(stands_for_a_value(campaign_id))
         evaluated = list(session.scalars(query.order_by(Candidate.id)))
         if evaluated:
             raise StateError(

@@ -7,6 +7,7 @@ class TestMyStorage(HistoryContract):
             yield history
 """
 
+from flowscout.testing.storage_corrections import CorrectionContract
 from flowscout.testing.storage_events import EventContract
 from flowscout.testing.storage_experiments import ExperimentContract
 from flowscout.testing.storage_measurements import MeasurementContract
@@ -16,7 +17,13 @@ from flowscout.testing.storage_vetoes import VetoContract
 
 
 class HistoryContract(
-    MeasurementContract, ExperimentContract, RoundContract, QueryContract, VetoContract, EventContract
+    MeasurementContract,
+    CorrectionContract,
+    ExperimentContract,
+    RoundContract,
+    QueryContract,
+    VetoContract,
+    EventContract,
 ):
     """Test one storage against the guarantees of `flowscout.db.History`.
 
