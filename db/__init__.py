@@ -3,6 +3,7 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.budgets import BudgetRecord, BudgetRow
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.conflicts import ConflictRecord, Keep
 from flowscout.db.database import parse_url, sidecar_folder
@@ -49,6 +50,8 @@ __all__ = [
     "AttemptState",
     "BestRow",
     "BoundedRow",
+    "BudgetRecord",
+    "BudgetRow",
     "CampaignRecord",
     "CampaignState",
     "Claim",

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from flowscout.db import owners
 from flowscout.db.candidates import insert_for
 from flowscout.db.database import Database
+from flowscout.db.events import EventKind, read_events
 from flowscout.db.events import add_event as add_event
 from flowscout.db.locks import lock_campaign as lock_campaign
 from flowscout.db.models import Balance, Campaign, ConfigVersion, Objective, utc_now
@@ -58,7 +59,7 @@ class Campaigns:
                 add_event(session, row.id, "campaign_registered", actor=actor, detail={"name": name})
             _store_version(session, row.id, config, actor=actor)
             _store_objectives(session, row.id, objectives)
-            session.execute(update(Balance).where(Balance.campaign_id == row.id).values(limit_minor=limit_minor))
+            _store_limit(session, row.id, limit_minor, actor=actor)
             return _campaign(row)
 
     def get(self, campaign: int | str) -> CampaignRecord:
@@ -235,6 +236,21 @@ def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, 
     )
     detail = {"number": number, "sha256": config.sha256}
     add_event(session, campaign_id, "config_registered", actor=actor, detail=detail)
+
+
+def _store_limit(session: Session, campaign_id: int, limit_minor: int | None, *, actor: str) -> None:
+    """Let the campaign file's limit hold if it is another one than the file had before.
+
+    Else a limit that a person has set since stays.
+    """
+    events = read_events(session, campaign_id, kinds=[EventKind.BUDGET_SET])
+    said = [event.detail["limit_minor"] for event in events if event.detail["by"] == "file"]
+    if said and said[-1] == limit_minor:
+        return
+    balance = session.scalars(select(Balance).where(Balance.campaign_id == campaign_id).with_for_update()).one()
+    detail = {"limit_minor": limit_minor, "was_minor": balance.limit_minor, "by": "file", "reason": None}
+    balance.limit_minor = limit_minor
+    add_event(session, campaign_id, EventKind.BUDGET_SET, actor=actor, detail=detail)
 
 
 def _store_objectives(session: Session, campaign_id: int, objectives: Sequence[ObjectiveRecord]) -> None:

@@ -13,7 +13,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from flowscout.db.database import Database
-from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Event, Round
 
 
@@ -38,6 +37,8 @@ class EventKind(StrEnum):
     CANDIDATE_VETOED = "candidate_vetoed"
     EVALUATION_CANCELLED = "evaluation_cancelled"
     ATTEMPT_EXPIRED = "attempt_expired"
+    EVALUATION_REQUEUED = "evaluation_requeued"
+    EVALUATION_RECONCILED = "evaluation_reconciled"
     UNKNOWN_ATTEMPT = "unknown_attempt"
     STALE_ATTEMPT = "stale_attempt"
     VALUES_TOLD = "values_told"
@@ -73,6 +74,8 @@ MEANINGS: Mapping[EventKind, str] = {
     _K.ROUND_CANCELLED: "The round was given up.",
     _K.CANDIDATE_VETOED: "A person took an object out of a batch.",
     _K.EVALUATION_CANCELLED: "A wanted measurement will not be made.",
+    _K.EVALUATION_REQUEUED: "A measurement that was cancelled is wanted again, by a later round.",
+    _K.EVALUATION_RECONCILED: "What came of an unknown call was settled.",
     _K.ATTEMPT_EXPIRED: "The process that called an oracle died, or its lease ran out.",
     _K.UNKNOWN_ATTEMPT: "Nobody can say whether a call happened: a person has to settle it.",
     _K.STALE_ATTEMPT: "An answer came from a process that had lost its attempt: its value is kept.",
@@ -117,7 +120,7 @@ class Events:
         since: datetime | None = None,
         limit: int | None = None,
     ) -> list[EventRecord]:
-        """Return events in the order of commits: of these `kinds`, with an id above `after`, `since` a time.
+        """Return events in the order of their ids: of these `kinds`, with an id above `after`, `since` a time.
 
         With a `limit`, the first so many.
         """
@@ -145,10 +148,7 @@ def add_event(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Append to the campaign's log, within the caller's transaction."""
-    # Ids are given out under the lock: whoever reads the log by them misses nothing that commits later.
-    lock_campaign(session, campaign_id)
     session.add(Event(campaign_id=campaign_id, round_id=round_id, kind=kind, actor=actor, detail=detail or {}))
-    session.flush()
 
 
 def read_events(
@@ -160,7 +160,7 @@ def read_events(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> list[EventRecord]:
-    """Return events in the order they were committed, within the caller's transaction."""
+    """Return events in the order of their ids, within the caller's transaction."""
     query = select(Event, Round.number).outerjoin(Round, Round.id == Event.round_id)
     query = query.where(Event.campaign_id == campaign_id, Event.id > after)
     if kinds:

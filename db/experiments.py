@@ -49,7 +49,7 @@ class Experiments:
             _lock_round(session, round_id)
             until = session.scalars(select(utc_now())).one() + timedelta(seconds=lease_s)
             for evaluation, candidate, oracle in session.execute(query).all():
-                if not money.reserve(session, evaluation.campaign_id, oracle.unit_cost_minor):
+                if not money.reserve(session, evaluation.campaign_id, [oracle.unit_cost_minor], actor=owner):
                     detail = {"evaluation_id": evaluation.id, "cost_minor": oracle.unit_cost_minor}
                     add_event(
                         session, evaluation.campaign_id, "budget_exhausted",
@@ -115,8 +115,10 @@ class Experiments:
             add_event(session, evaluation.campaign_id, "stale_attempt", actor=actor, detail=detail)
         elif outcome.unknown:
             _set_state(session, evaluation.id, EvaluationState.UNKNOWN)
+            detail = {"attempt_id": claim.attempt_id, "evaluation_id": evaluation.id}
+            add_event(session, evaluation.campaign_id, "unknown_attempt", actor=actor, detail=detail)
         else:
-            money.spend(session, evaluation, claim.attempt_id, cost=cost)
+            money.pay(session, evaluation, claim.attempt_id, cost=cost, actor=actor)
             after = _after_failure(session, evaluation.id, outcome.failure)
             _set_state(session, evaluation.id, EvaluationState.DONE if succeeded else after)
         return insert_measurements(
@@ -151,13 +153,16 @@ class Experiments:
                 attempt.state, attempt.ended_at = AttemptState.EXPIRED, now
                 target = EvaluationState.QUEUED if oracle.idempotent else EvaluationState.UNKNOWN
                 if oracle.idempotent:
-                    money.spend(session, evaluation, attempt.id, cost=0)
+                    money.pay(session, evaluation, attempt.id, cost=0)
                 if _set_state(session, evaluation.id, target):
                     counts[str(target)] += 1
                 else:  # its value was told meanwhile
                     target = evaluation.state
                 detail = {"attempt_id": attempt.id, "evaluation": str(target), "owner": attempt.owner}
                 add_event(session, campaign_id, "attempt_expired", actor=actor, detail=detail)
+                if target is EvaluationState.UNKNOWN:
+                    detail = {"attempt_id": attempt.id, "evaluation_id": evaluation.id}
+                    add_event(session, campaign_id, "unknown_attempt", actor=actor, detail=detail)
         return counts
 
     def requeue_failed(self, round_id: int) -> int:

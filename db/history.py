@@ -2,6 +2,7 @@
 
 from types import TracebackType
 
+from flowscout.db.budgets import Budgets
 from flowscout.db.campaigns import Campaigns
 from flowscout.db.conflicts import Conflicts
 from flowscout.db.database import Database
@@ -32,6 +33,7 @@ class History:
         self.rounds = Rounds(self.database)
         self.experiments = Experiments(self.database)
         self.measurements = Measurements(self.database)
+        self.budgets = Budgets(self.database)
         self.conflicts = Conflicts(self.database)
         self.events = Events(self.database)
         self.vetoes = Vetoes(self.database)

@@ -16,6 +16,7 @@ from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.events import EventKind, add_event, read_events
 from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Campaign, CurrentValue, Evaluation, Measurement, Objective
+from flowscout.db.money import pay_for_told
 from flowscout.db.records import MeasurementRecord
 from flowscout.db.states import EvaluationState, Qualifier, sources_of
 from flowscout.db.training import WITH_VALUE, is_superseded
@@ -53,11 +54,13 @@ def insert_measurements(
     evaluation_id: int | None = None,
     attempt_id: int | None = None,
     refuse_conflicts: bool = True,
+    settles: bool = True,
 ) -> int:
     """Insert those of `records` that are new, give each a `seq`, and bring `current_value` up to date.
 
     Returns how many were new. Part of the caller's transaction. A row that is known already (same source
     and row id) with another value is refused or, without `refuse_conflicts`, left to a person by an event.
+    Evaluations that the values answer are done then, and paid for; not by a stale owner's (`settles` false).
 
     Raises:
         LabelError: a conflict that is to be refused, or a value that is no finite number.
@@ -75,7 +78,7 @@ def insert_measurements(
     for record in sorted_out.new:
         belongs_to = evaluation_id if known else awaited.get((ids[record.key], record.property))
         news.append(New(record, ids[record.key], evaluation_id=belongs_to, attempt_id=attempt_id))
-    rows = write_rows(session, campaign_id, news, actor=actor)
+    rows = write_rows(session, campaign_id, news, actor=actor, settles=settles, told=not known)
     stored = {(row.source, row.row_id, row.property): row for row in rows}
     for record, _ in sorted_out.conflicts:
         tip = stored.get(identity_of(record)) or chains[identity_of(record)][-1]
@@ -134,17 +137,29 @@ def correction(
 
 
 def write_rows(
-    session: Session, campaign_id: int, news: Sequence[New], *, actor: str, reason: str | None = None
+    session: Session,
+    campaign_id: int,
+    news: Sequence[New],
+    *,
+    actor: str,
+    reason: str | None = None,
+    settles: bool = True,
+    told: bool = True,
 ) -> list[Measurement]:
-    """Write rows in their order, settle what awaited them, and bring `current_value` up to date."""
+    """Write rows in their order, settle what awaited them, and bring `current_value` up to date.
+
+    What was `told` is paid for here; whoever was called is paid by whoever called.
+    """
     if not news:
         return []
     seq = _take_seq(session, campaign_id, len(news))
     rows = [_row(campaign_id, new, seq=seq + place, actor=actor) for place, new in enumerate(news)]
     session.add_all(rows)
     session.flush()
-    settled = {new.evaluation_id for new in news if new.record.qualifier is not Qualifier.RETRACTED} - {None}
-    for chunk in chunks(sorted(one for one in settled if one is not None)):
+    answers = (new.evaluation_id for new in news if settles and new.record.qualifier is not Qualifier.RETRACTED)
+    for chunk in chunks(sorted({number for number in answers if number is not None})):
+        if told:
+            pay_for_told(session, chunk, actor=actor)
         session.execute(
             update(Evaluation)
             .where(Evaluation.id.in_(chunk), Evaluation.state.in_(sources_of(EvaluationState.DONE)))

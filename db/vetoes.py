@@ -16,6 +16,7 @@ from flowscout.db.database import Database
 from flowscout.db.events import add_event
 from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Approval, Campaign, Candidate, Evaluation, Measurement, Oracle, Proposal, Round
+from flowscout.db.money import hand_on
 from flowscout.db.records import OracleRecord, VetoRecord
 from flowscout.db.rounds import idempotency_key
 from flowscout.db.states import ApprovalDecision, Decision, EvaluationState
@@ -128,12 +129,15 @@ def _take_out(session: Session, place: _Place, *, reason: str, actor: str) -> No
 def _refill(session: Session, place: _Place, text: str, *, reason: str, actor: str) -> None:
     """Give the place to the next best, if there is one, and log what was done."""
     gone, evaluation = place.proposal, place.evaluation
-    row = session.execute(_next_best(gone.round_id)).first()
+    row, queued = session.execute(_next_best(gone.round_id)).first(), None
     if row is not None:
         heir, candidate = row
         heir.decision, heir.rank = Decision.SELECTED, gone.rank
         heir.reason = f"in place of {text!r}, which was vetoed: {reason}"
-        session.add(_queued(session, evaluation, candidate))
+        queued = _queued(session, evaluation, candidate)
+        session.add(queued)
+        session.flush()
+    hand_on(session, evaluation, queued)
     detail = {
         "candidate_id": gone.candidate_id,
         "replaced_by": None if row is None else row[1].id,

@@ -187,6 +187,8 @@ def hand_over(bench: Workbench, number: int) -> None:
     if record.state is RoundState.FAILED:
         bench.history.experiments.requeue_failed(record.id)
     if record.state in (RoundState.PROPOSED, RoundState.FAILED):
+        if bench.oracle.info.waits_for_people:
+            bench.history.budgets.hand_out(bench.held, record.id)
         bench.history.rounds.advance(bench.held, record, RoundState.DISPATCHED)
 
 

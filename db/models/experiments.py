@@ -108,8 +108,8 @@ class Ledger(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"), index=True)
-    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluation.id"))
-    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"))
+    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluation.id"), index=True)
+    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"), index=True)
     kind: Mapped[LedgerKind] = mapped_column(state_column(LedgerKind, name="kind"))
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=utc_now())

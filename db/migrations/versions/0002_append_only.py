@@ -16,6 +16,12 @@ depends_on = None
 
 APPEND_ONLY = ("measurement", "ledger", "event")
 
+INDEXES = (
+    ("ix_event_campaign_id_kind", "event", ["campaign_id", "kind"]),
+    ("ix_ledger_evaluation_id", "ledger", ["evaluation_id"]),
+    ("ix_ledger_attempt_id", "ledger", ["attempt_id"]),
+)
+
 FUNCTION = """
 CREATE FUNCTION flowscout_append_only() RETURNS trigger AS $$
 BEGIN
@@ -26,7 +32,7 @@ $$ LANGUAGE plpgsql
 
 
 def upgrade() -> None:
-    """Make the table of deliveries, an index of the log, and the triggers."""
+    """Make the table of deliveries, the indexes that the log and the ledger lacked, and the triggers."""
     op.create_table(
         "delivery",
         sa.Column("campaign_id", sa.Integer(), nullable=False),
@@ -39,7 +45,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name=op.f("fk_delivery_campaign_id")),
         sa.PrimaryKeyConstraint("campaign_id", "hook", name=op.f("pk_delivery")),
     )
-    op.create_index("ix_event_campaign_id_kind", "event", ["campaign_id", "kind"], unique=False)
+    for name, table, columns in INDEXES:
+        op.create_index(name, table, columns, unique=False)
     postgresql = op.get_bind().dialect.name == "postgresql"
     if postgresql:
         op.execute(FUNCTION)
@@ -56,12 +63,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the triggers, the index and the table."""
+    """Drop the triggers, the indexes and the table."""
     postgresql = op.get_bind().dialect.name == "postgresql"
     for table in APPEND_ONLY:
         for change in ("update", "delete"):
             op.execute(f"DROP TRIGGER {table}_no_{change}{f' ON {table}' if postgresql else ''}")
     if postgresql:
         op.execute("DROP FUNCTION flowscout_append_only()")
-    op.drop_index("ix_event_campaign_id_kind", table_name="event")
+    for name, table, _ in INDEXES:
+        op.drop_index(name, table_name=table)
     op.drop_table("delivery")

@@ -11,6 +11,7 @@ from flowscout.testing.storage_corrections import CorrectionContract
 from flowscout.testing.storage_events import EventContract
 from flowscout.testing.storage_experiments import ExperimentContract
 from flowscout.testing.storage_measurements import MeasurementContract
+from flowscout.testing.storage_money import MoneyContract
 from flowscout.testing.storage_queries import QueryContract
 from flowscout.testing.storage_rounds import RoundContract
 from flowscout.testing.storage_vetoes import VetoContract
@@ -20,6 +21,7 @@ class HistoryContract(
     MeasurementContract,
     CorrectionContract,
     ExperimentContract,
+    MoneyContract,
     RoundContract,
     QueryContract,
     VetoContract,

@@ -1,4 +1,4 @@
-"""What a storage guarantees of its log: in the order of commits, and never changed."""
+"""What a storage guarantees of its log: in order, and never changed."""
 
 from datetime import timedelta
 
