@@ -7,7 +7,7 @@ from flowscout.db.budgets import BudgetRecord, BudgetRow
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.conflicts import ConflictRecord, Keep
 from flowscout.db.database import parse_url, sidecar_folder
-from flowscout.db.events import MEANINGS, EventKind, EventRecord
+from flowscout.db.events import MEANINGS, EventKind, EventRecord, Events
 from flowscout.db.history import History
 from flowscout.db.measurements import Told
 from flowscout.db.owners import this_owner
@@ -61,6 +61,7 @@ __all__ = [
     "EvaluationState",
     "EventKind",
     "EventRecord",
+    "Events",
     "FailureClass",
     "FitRecord",
     "History",

@@ -5,16 +5,18 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowscout.db import History, StatusRecord, Told
+from flowscout.db import BudgetRecord, EventKind, History, Keep, StatusRecord, Told
 from flowscout.errors import CampaignBusyError, ConfigError, StateError
 from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
 from flowscout.loop.included import check_included
 from flowscout.loop.oracles import Oracle, build_oracle
 from flowscout.loop.outside import check_features
+from flowscout.loop.spaces.listing import Listing
 from flowscout.loop.telling import read_labels
 from flowscout.loop.workbench import Workbench, hold_campaign, register, rules_of
 from flowscout.version import __version__
@@ -68,29 +70,121 @@ class Campaign:
         return self._bench
 
     def tell(
-        self, data: "pd.DataFrame | str | Path", *, source: str | None = None, actor: str | None = None
+        self,
+        data: "pd.DataFrame | str | Path",
+        *,
+        source: str | None = None,
+        actor: str | None = None,
+        correct: bool = False,
+        reason: str | None = None,
     ) -> Told:
         """Record measured values: all rows, or none. Telling the same again changes nothing.
 
         `data` is a table (or the path of a CSV file) with the objects in a column `object` or `sequence` and
-        the values in a column named like the objective; `row_id`, where there is one, identifies the rows of
-        a `source` (default: the file's name), otherwise content and occurrence do. Columns NAME_sem (standard
-        error), NAME_n (how many readings the value is a mean of) and NAME_qualifier (`<`, `>`) may stand beside
-        the objective NAME; their cells may be empty. An object that is in no
-        catalogue may be told where the table has all of the catalogue's features: it is learned from and
-        never proposed.
+        the values in columns named like the objective and the further `properties` of the campaign file; empty
+        cells say nothing yet. Beside a property NAME may stand NAME_sem (standard error), NAME_n (how many
+        readings the value is a mean of), NAME_qualifier (`<`, `>`, `missing`, `infeasible`, `retracted`) and
+        NAME_unit, which must be the campaign's. Columns `as_run_X` hold conditions. `row_id`, where there is one,
+        identifies the rows of a `source` (default: the file's name), else object and `replicate`, else content
+        and occurrence. With `correct` and a `reason` rows that are stored with another value are superseded. An
+        object that is in no catalogue may be told where the table has all of the catalogue's features: it is
+        learned from and never proposed.
 
         Raises:
             LabelError: a value is not a finite number, a column is missing, or a stored row has another value.
             ObjectError: an object is not in the space, and its features did not come.
+            ConfigError: a correction came without a reason.
         """
         bench = self._bench
+        why = _reason(reason, what="correction") if correct else None
         folder, rules = Path(bench.version.folder), bench.tools.rules
-        records = read_labels(data, bench.config, folder=folder, source=source, rules=rules)
-        check_features(bench, records)
-        told = bench.history.measurements.add(bench.campaign.id, records, actor=actor or _user())
+        sheet = read_labels(data, bench.config, folder=folder, source=source, rules=rules, correct=correct)
+        check_features(bench, sheet.records)
+        told = bench.history.measurements.add(
+            bench.campaign.id, sheet.records, actor=actor or _user(), correct=why
+        )
         self._complete_if_possible()
-        return told
+        return replace(told, empty=sheet.empty, unread=sheet.unread)
+
+    def retract(
+        self,
+        obj: str | None = None,
+        *,
+        source: str | None = None,
+        row_id: str | None = None,
+        reason: str,
+        actor: str | None = None,
+    ) -> int:
+        """Take back all values of an object, or those of one row of a source; return how many were taken back.
+
+        Nothing is deleted: what was fitted before is still known to have seen them. The same again changes
+        nothing. An object of which every value was taken back may be proposed again.
+
+        Raises:
+            ConfigError: neither an object nor a row came, or no reason.
+            NotFoundError: no value of it is stored.
+        """
+        bench = self._bench
+        row = None if source is None or row_id is None else (source, row_id)
+        if (obj is None) == (row is None):
+            raise ConfigError(
+                "expected either an object or a source and a row id; nothing was retracted. Give one."
+            )
+        why = _reason(reason, what="retraction")
+        key = None if obj is None else _key(bench, obj)
+        return bench.history.measurements.retract(
+            bench.campaign.id, key=key, row=row, reason=why, actor=actor or _user()
+        )
+
+    def conflicts(self) -> "pd.DataFrame":
+        """Return the rows that have two values until `settle_conflict` is told which counts."""
+        import pandas as pd
+
+        found = self._bench.history.conflicts.open(self._bench.campaign.id)
+        columns = ["id", "at", "object", "property", "source", "row_id", "stored", "came", "actor"]
+        rows = [vars(one) | {"stored": str(one.stored), "came": str(one.came)} for one in found]
+        return pd.DataFrame(rows, columns=columns)
+
+    def settle_conflict(self, conflict: int, *, keep: str, reason: str, actor: str | None = None) -> None:
+        """Say which value of a conflict counts: `stored`, `came`, or `both` as readings of the object.
+
+        Raises:
+            ConfigError: `keep` is none of these, or no reason came.
+            NotFoundError, StateError: there is no such conflict, or it was settled before.
+        """
+        if keep not in tuple(Keep):
+            raise ConfigError(f"keep is {keep!r}, expected one of {', '.join(Keep)}; nothing was written.")
+        why = _reason(reason, what="decision")
+        self._bench.history.conflicts.settle(
+            self._bench.campaign.id, conflict, Keep(keep), reason=why, actor=actor or _user()
+        )
+
+    def budget(self) -> BudgetRecord:
+        """Return the money: limit, reserved, spent, and of which round and oracle."""
+        return self._bench.history.budgets.get(self._bench.campaign.id)
+
+    def set_budget(self, limit: float | None, *, reason: str, actor: str | None = None) -> None:
+        """Raise or lower the limit, in US dollars (None: no limit), until the campaign file says another one.
+
+        Raises:
+            ConfigError: more is committed already, or no reason came.
+        """
+        minor = None if limit is None else round(limit * 100)
+        why = _reason(reason, what="limit")
+        self._bench.history.budgets.set_limit(self._bench.campaign.id, minor, reason=why, actor=actor or _user())
+
+    def events(self, *, kind: str | Sequence[str] = (), since: datetime | None = None) -> "pd.DataFrame":
+        """Return the log: id, at, kind, actor, round, detail; of one or several kinds, since a time.
+
+        Raises:
+            ConfigError: there is no such kind.
+        """
+        import pandas as pd
+
+        kinds = [kind] if isinstance(kind, str) else list(kind)
+        check_kinds(kinds)
+        found = self._bench.history.events.read(self._bench.campaign.id, kinds=kinds, since=since)
+        return pd.DataFrame([vars(one) for one in found], columns=["id", "at", "kind", "actor", "round", "detail"])
 
     def ask(self, n: int | None = None, *, include: Sequence[str] = ()) -> "pd.DataFrame":
         """Return the batch that is to be measured next: candidate_id, object, mean, sd, acquisition.
@@ -237,6 +331,29 @@ def check_campaign_file(path: Path) -> tuple[CampaignFile, Oracle]:
     rules_of(file.config, file.folder)
     section, objective = file.config.oracle.model_dump(), file.config.objective.name
     return file, build_oracle(section, folder=file.folder, property=objective)
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Refuse kinds of events that there are not.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    for kind in kinds:
+        if kind not in tuple(EventKind):
+            raise ConfigError(f"no events are of kind {kind!r}, expected one of {', '.join(EventKind)}.")
+
+
+def _reason(reason: str | None, *, what: str) -> str:
+    if reason is None or not reason.strip():
+        raise ConfigError(f"a {what} came without a reason, expected a few words; they are kept in the history.")
+    return reason.strip()
+
+
+def _key(bench: Workbench, obj: str) -> str:
+    """Return the key of an object of the space, or of one outside a catalogue, whose name is its key."""
+    rules = bench.tools.rules
+    return obj.strip() if isinstance(rules, Listing) and obj not in rules else rules.key(rules.require(obj))
 
 
 def _user() -> str:

@@ -54,12 +54,17 @@ class CatalogueSection(_Section):
     metric: Literal["euclid", "tanimoto"] = "euclid"
 
 
-class ObjectiveSection(_Section):
-    """A property to be made large or small."""
+class PropertySection(_Section):
+    """A further property that results may bring: kept and shown, and not optimised."""
 
     name: str = Field(min_length=1)
-    direction: Literal["maximize", "minimize"]
     unit: str | None = None
+
+
+class ObjectiveSection(PropertySection):
+    """A property to be made large or small."""
+
+    direction: Literal["maximize", "minimize"]
 
 
 class TableSection(_Section):
@@ -206,6 +211,7 @@ class CampaignConfig(_Section):
     campaign: str = Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     space: SpaceSection
     objectives: list[ObjectiveSection] = Field(min_length=1)
+    properties: list[PropertySection] = []
     oracle: OracleSection
     surrogate: SurrogateSection = SurrogateSection()
     acquisition: AcquisitionSection = AcquisitionSection()
@@ -228,6 +234,10 @@ class CampaignConfig(_Section):
                 f"{len(self.objectives)} objectives came, expected one: campaigns of several objectives are "
                 "not supported yet"
             )
+        names = [one.name for one in self.measured]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"property {twice[0]!r} is named twice, expected each once; rename or leave out one")
         if isinstance(self.space, SequenceSection):  # how long a catalogue is, only its file tells
             complaint = self.too_large_for(self.space.rules.size)
             if complaint is not None:
@@ -252,6 +262,11 @@ class CampaignConfig(_Section):
                 f"{EXHAUSTIVE_LIMIT:,}; choose gflownet, local_search or genetic"
             )
         return None
+
+    @property
+    def measured(self) -> list[PropertySection]:
+        """Everything that results may bring: the objectives, then the further properties."""
+        return [*self.objectives, *self.properties]
 
     @property
     def objective(self) -> ObjectiveSection:

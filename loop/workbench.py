@@ -51,7 +51,7 @@ def rules_of(config: CampaignConfig, folder: Path) -> SequenceRules | Listing:
     if isinstance(section, SequenceSection):
         return section.rules
     # What is to be learned is no feature to learn it from, where both stand in one file.
-    values = {objective.name for objective in config.objectives}
+    values = {one.name for one in config.measured}
     if isinstance(config.oracle, TableSection) and config.oracle.path == section.path and config.oracle.value:
         values.add(config.oracle.value)
     values |= {f"{name}_{suffix}" for name in values for suffix in ("sem", "n")}

@@ -14,7 +14,23 @@ import pytest
 
 from flowscout.cli import run
 
-COMMANDS = ("demo", "init", "validate", "run", "status", "best", "history", "tell", "ask", "veto", "plot")
+COMMANDS = (
+    "demo",
+    "init",
+    "validate",
+    "run",
+    "status",
+    "best",
+    "history",
+    "tell",
+    "ask",
+    "veto",
+    "plot",
+    "retract",
+    "conflicts",
+    "budget",
+    "events",
+)
 RIGHT = """\
 campaign: binders
 seed: 3
@@ -198,7 +214,7 @@ def test_campaign_that_was_never_started_has_nothing_to_show(command, folder):
     [
         ("object,y\nACGT,1\nTTTT,nan\n", "row 2: y is 'nan', expected a finite number"),
         ("object,y\nACGT,high\n", "row 1: y is 'high', expected a finite number"),
-        ("object,y\nACGT,\n", "row 1: y is '', expected a finite number"),
+        ("object,y\nACGT,\n", "no value for y in any row"),
         ("object,y\nACGU,1\n", "'ACGU' has 'U' at position 4, expected a letter of the dna alphabet ACGT"),
         ("object,y\nACG,1\n", "'ACG' has 3 letters, expected 4"),
         ("object,z\nACGT,1\n", "no column 'y'; it has object, z"),

@@ -107,8 +107,9 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
     with opened(campaign, db) as (history_, record, objective):
         found = history_.queries.status(record.id, objective.property, direction=objective.direction)
         holder = history_.campaigns.lease_holder(record.id)
+        conflicts = len(history_.conflicts.open(record.id))
     if as_json:
-        print_json(asdict(found) | {"running": holder})
+        print_json(asdict(found) | {"running": holder, "conflicts": conflicts})
         return
     waiting = sum(n for state, n in found.evaluations.items() if state in ("queued", "running", "unknown"))
     say(
@@ -119,6 +120,8 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
     unknown = found.evaluations.get("unknown", 0)
     if unknown:
         say(f"{unknown} unknown: the call was cut off, and nobody can say whether it happened", style="yellow")
+    if conflicts:
+        say(f"{conflicts} open conflicts, two values for one row: flowscout conflicts {campaign}", style="yellow")
     if found.limit_minor is not None:
         say(
             f"spent {found.spent_minor / 100:.2f} of {found.limit_minor / 100:.2f} USD, "
