@@ -6,6 +6,7 @@ from flowscout.db.budgets import Budgets
 from flowscout.db.campaigns import Campaigns
 from flowscout.db.conflicts import Conflicts
 from flowscout.db.database import Database
+from flowscout.db.deliveries import Deliveries
 from flowscout.db.events import Events
 from flowscout.db.experiments import Experiments
 from flowscout.db.measurements import Measurements
@@ -35,6 +36,7 @@ class History:
         self.measurements = Measurements(self.database)
         self.budgets = Budgets(self.database)
         self.conflicts = Conflicts(self.database)
+        self.deliveries = Deliveries(self.database)
         self.events = Events(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)

@@ -14,6 +14,7 @@ from flowscout.db import BudgetRecord, EventKind, History, Keep, StatusRecord, T
 from flowscout.errors import CampaignBusyError, ConfigError, StateError
 from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
 from flowscout.loop.included import check_included
+from flowscout.loop.notices import deliver, deliver_quietly
 from flowscout.loop.oracles import Oracle, build_oracle
 from flowscout.loop.outside import check_features
 from flowscout.loop.spaces.listing import Listing
@@ -104,6 +105,7 @@ class Campaign:
             bench.campaign.id, sheet.records, actor=actor or _user(), correct=why
         )
         self._complete_if_possible()
+        self._deliver()
         return replace(told, empty=sheet.empty, unread=sheet.unread)
 
     def retract(
@@ -159,6 +161,11 @@ class Campaign:
             self._bench.campaign.id, conflict, Keep(keep), reason=why, actor=actor or _user()
         )
 
+    def notify(self) -> int:
+        """Tell the hooks of the campaign file what they do not know yet; return how many notices went out."""
+        bench = self._bench
+        return deliver(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
+
     def budget(self) -> BudgetRecord:
         """Return the money: limit, reserved, spent, and of which round and oracle."""
         return self._bench.history.budgets.get(self._bench.campaign.id)
@@ -172,6 +179,7 @@ class Campaign:
         minor = None if limit is None else round(limit * 100)
         why = _reason(reason, what="limit")
         self._bench.history.budgets.set_limit(self._bench.campaign.id, minor, reason=why, actor=actor or _user())
+        self._deliver()
 
     def events(self, *, kind: str | Sequence[str] = (), since: datetime | None = None) -> "pd.DataFrame":
         """Return the log: id, at, kind, actor, round, detail; of one or several kinds, since a time.
@@ -305,6 +313,11 @@ class Campaign:
             bench = replace(bench, config=bench.config.model_copy(update={"batch": batch}))
         with hold_campaign(bench) as held:
             yield held
+
+    def _deliver(self) -> None:
+        """Tell the hooks, if they can be told."""
+        bench = self._bench
+        deliver_quietly(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
 
     def _complete_if_possible(self) -> None:
         """Complete the round if what was told was the last of it; a live runner does so itself."""

@@ -22,6 +22,7 @@ from flowscout.db import (
     this_owner,
 )
 from flowscout.errors import ConfigError, LeaseLostError
+from flowscout.loop import notices
 from flowscout.loop.config import (
     CampaignConfig,
     CampaignFile,
@@ -207,6 +208,7 @@ def register(
         limit_minor=None if cost is None else round(cost * 100),
         actor=actor,
     )
+    notices.subscribe(history, campaign, config)
     return _lay_out(history, campaign, config, history.campaigns.config(campaign.id, sha256=file.sha256))
 
 
@@ -261,9 +263,10 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
 
     keeper = threading.Thread(target=keep, name="flowscout-lease", daemon=True)
     keeper.start()
-    try:
-        yield replace(bench, lease=lease)
-    finally:
-        ended.set()
-        keeper.join()
-        campaigns.release_lease(lease)
+    with notices.delivering(bench.history, bench.campaign, bench.config, folder=bench.tools.folder):
+        try:
+            yield replace(bench, lease=lease)
+        finally:
+            ended.set()
+            keeper.join()
+            campaigns.release_lease(lease)

@@ -30,6 +30,7 @@ COMMANDS = (
     "conflicts",
     "budget",
     "events",
+    "notify",
 )
 RIGHT = """\
 campaign: binders

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flowscout.cli.campaigns import AsJson, CampaignPath, Database
+from flowscout.cli.campaigns import AsJson, CampaignPath, Database, opened
 from flowscout.cli.output import print_json, print_rows, say
 from flowscout.errors import ConfigError
 
@@ -48,16 +48,16 @@ def conflicts(
     as_json: AsJson = False,
 ) -> None:
     """Show rows that have two values, or say which of them counts."""
-    from flowscout.loop.campaign import Campaign
-
     if (settle is None) != (keep is None):
         raise ConfigError(
             "--settle ID and --keep stored|came|both go together; give both, or neither for the list."
         )
-    with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
-        if settle is not None and keep is not None:
+    if settle is not None and keep is not None:
+        from flowscout.loop.campaign import Campaign
+
+        with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
             found.settle_conflict(settle, keep=keep, reason=reason, actor=actor)
-        left = found.conflicts()
-        name = found.name
-    rows = [{str(key): value for key, value in row.items()} for row in left.to_dict("records")]
-    print_rows(rows, as_json=as_json, title=f"conflicts in {name}")
+    with opened(campaign, db) as (history, record, _):
+        left = history.conflicts.open(record.id)
+    rows = [vars(one) | {"stored": str(one.stored), "came": str(one.came)} for one in left]
+    print_rows(rows, as_json=as_json, title=f"conflicts in {record.name}")

@@ -1,4 +1,4 @@
-"""The command for the log of a campaign."""
+"""The commands for the log of a campaign, and for who is told of it."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flowscout.cli.campaigns import AsJson, CampaignPath, Database, opened
-from flowscout.cli.output import print_rows, say
+from flowscout.cli.output import print_json, print_rows, say
 from flowscout.db import EventRecord, Events
 from flowscout.errors import ConfigError
 
@@ -20,8 +20,21 @@ OVERLAP = 1000
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the command."""
+    """Register the commands."""
+    app.command(epilog="Example: flowscout notify campaign.yaml")(notify)
     app.command(epilog="Example: flowscout events campaign.yaml --kind conflict --kind overspent --json")(events)
+
+
+def notify(campaign: CampaignPath, db: Database = None, as_json: AsJson = False) -> None:
+    """Tell the hooks of the campaign file what they have not been told yet, as every command that works does."""
+    from flowscout.loop.campaign import Campaign
+
+    with Campaign.from_yaml(campaign, db=db) as found:
+        told = found.notify()
+    if as_json:
+        print_json({"notices": told})
+    else:
+        say(f"{told} notices went out")
 
 
 def events(

@@ -1,13 +1,17 @@
 """What a storage guarantees of its log: in order, and never changed."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DatabaseError
 
-from flowscout.db import MEANINGS, EventKind
+from flowscout.db import MEANINGS, EventKind, History
+from flowscout.db.models import Delivery, utc_now
 from flowscout.testing.histories import HistoryFixtures, Scene, begin, measured, result
+
+KINDS = {EventKind.ROUND_STARTED, EventKind.ROUND_DISPATCHED}
 
 
 class EventContract(HistoryFixtures):
@@ -55,3 +59,57 @@ class EventContract(HistoryFixtures):
             s.execute(text(change.format(table)))
         assert scene.table(table) == before
         scene.tell(measured("b"))
+
+    def test_a_hook_is_told_in_order_of_what_came_after_it(self, scene: Scene) -> None:
+        number, deliveries = scene.campaign.id, scene.history.deliveries
+        scene.start()
+        deliveries.subscribe(number, ["hook"])
+        assert deliveries.take(number, "hook", KINDS, lease_s=60) is None
+        scene.propose(["a"], number=2)
+        deliveries.subscribe(number, ["hook", "late"])
+        told = []
+        while (notice := deliveries.take(number, "hook", KINDS, lease_s=60)) is not None:
+            told.append((notice.event.kind, notice.event.round))
+            deliveries.done(notice)
+        assert told == [("round_started", 2), ("round_dispatched", 2)]
+        assert deliveries.take(number, "late", KINDS, lease_s=60) is None
+        assert deliveries.take(number, "nobody", KINDS, lease_s=60) is None
+
+    def test_two_processes_do_not_tell_the_same_and_a_dead_ones_notice_is_told_again(
+        self, scene: Scene, reopen: Callable[[], History]
+    ) -> None:
+        number = scene.campaign.id
+        scene.history.deliveries.subscribe(number, ["hook"])
+        scene.start()
+        with reopen() as second:
+            lost = scene.history.deliveries.take(number, "hook", KINDS, lease_s=60)
+            assert lost is not None
+            assert second.deliveries.take(number, "hook", KINDS, lease_s=60) is None
+            with second.database.write() as session:
+                session.execute(text("UPDATE delivery SET lease_until = NULL"))  # as if it had ended
+            again = second.deliveries.take(number, "hook", KINDS, lease_s=60)
+            assert again is not None
+            assert again.event == lost.event
+            scene.history.deliveries.done(lost)  # it was not dead after all: its word does not count any more
+            scene.history.deliveries.failed(lost, name="hook", error="")
+            assert second.deliveries.take(number, "hook", KINDS, lease_s=60) is None
+            second.deliveries.done(again)
+            assert second.deliveries.take(number, "hook", KINDS, lease_s=60) is None
+        assert scene.rows("SELECT lease_token FROM delivery") == [(None,)]
+
+    def test_a_failed_notice_is_logged_and_waits_ever_longer(self, scene: Scene) -> None:
+        number, deliveries = scene.campaign.id, scene.history.deliveries
+        deliveries.subscribe(number, ["hook"])
+        scene.start()
+        for failures in (1, 2, 3):
+            notice = deliveries.take(number, "hook", KINDS, lease_s=60)
+            assert notice is not None
+            deliveries.failed(notice, name="mail", error="no answer")
+            assert deliveries.take(number, "hook", KINDS, lease_s=60) is None
+            event = scene.history.events.read(number, kinds=[EventKind.NOTICE_FAILED])[-1]
+            said = {"hook": "mail", "event": notice.event.id, "failures": failures, "error": "no answer"}
+            assert event.detail == said
+            with scene.history.database.write() as session:
+                until, now = session.execute(select(Delivery.not_before, utc_now())).one()
+                assert 0 < (until - now).total_seconds() <= 30 * 2 ** (failures - 1)
+                session.execute(text("UPDATE delivery SET not_before = NULL"))
