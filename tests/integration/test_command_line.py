@@ -44,6 +44,7 @@ budget: {rounds: 2}
 device: cpu
 """
 LABELS = "object,y\nACGT,1.5\nTTTT,-2\n"
+TOLD = {"added": 2, "unchanged": 0, "corrected": 0, "empty": 0, "unread": []}
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def test_validate_writes_nothing(folder):
 
 
 def test_what_is_told_is_seen_by_every_command_that_reads(folder):
-    assert json.loads(done(folder, "tell", "c.yaml", "labels.csv", "--json")) == {"added": 2, "unchanged": 0}
+    assert json.loads(done(folder, "tell", "c.yaml", "labels.csv", "--json")) == TOLD
     assert json.loads(done(folder, "tell", "c.yaml", "labels.csv", "--json")) == {"added": 0, "unchanged": 2}
     status = json.loads(done(folder, "status", "c.yaml", "--json"))
     assert (status["campaign"], status["measurements"], status["running"]) == ("binders", 2, None)
