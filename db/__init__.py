@@ -5,6 +5,7 @@ What a round computes does not belong here, nor anything that needs torch or Pre
 
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.database import parse_url, sidecar_folder
+from flowscout.db.experiments import ATTEMPT_LEASE_S
 from flowscout.db.history import History
 from flowscout.db.measurements import Told
 from flowscout.db.owners import this_owner
@@ -24,9 +25,11 @@ from flowscout.db.records import (
     ProposalRecord,
     Reading,
     RoundRecord,
+    Ruling,
     SamplerRecord,
     TrainingRow,
     TrainingSet,
+    UnknownRecord,
     VetoRecord,
 )
 from flowscout.db.states import (
@@ -37,9 +40,11 @@ from flowscout.db.states import (
     FailureClass,
     Qualifier,
     RoundState,
+    Verdict,
 )
 
 __all__ = [
+    "ATTEMPT_LEASE_S",
     "LEASE_TTL_S",
     "ArtefactRecord",
     "AttemptState",
@@ -65,11 +70,14 @@ __all__ = [
     "RoundRecord",
     "RoundRow",
     "RoundState",
+    "Ruling",
     "SamplerRecord",
     "StatusRecord",
     "Told",
     "TrainingRow",
     "TrainingSet",
+    "UnknownRecord",
+    "Verdict",
     "VetoRecord",
     "parse_url",
     "sidecar_folder",
