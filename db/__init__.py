@@ -42,9 +42,11 @@ from flowscout.db.states import (
     RoundState,
     Verdict,
 )
+from flowscout.db.workers import HEARTBEAT_S
 
 __all__ = [
     "ATTEMPT_LEASE_S",
+    "HEARTBEAT_S",
     "LEASE_TTL_S",
     "ArtefactRecord",
     "AttemptState",
