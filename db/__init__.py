@@ -8,6 +8,7 @@ from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.conflicts import ConflictRecord, Keep
 from flowscout.db.database import parse_url, sidecar_folder
 from flowscout.db.events import MEANINGS, EventKind, EventRecord, Events
+from flowscout.db.experiments import ATTEMPT_LEASE_S
 from flowscout.db.history import History
 from flowscout.db.measurements import Told
 from flowscout.db.owners import this_owner
@@ -27,9 +28,11 @@ from flowscout.db.records import (
     ProposalRecord,
     Reading,
     RoundRecord,
+    Ruling,
     SamplerRecord,
     TrainingRow,
     TrainingSet,
+    UnknownRecord,
     VetoRecord,
 )
 from flowscout.db.states import (
@@ -40,10 +43,14 @@ from flowscout.db.states import (
     FailureClass,
     Qualifier,
     RoundState,
+    Verdict,
 )
 from flowscout.db.versions import Said
+from flowscout.db.workers import HEARTBEAT_S
 
 __all__ = [
+    "ATTEMPT_LEASE_S",
+    "HEARTBEAT_S",
     "LEASE_TTL_S",
     "MEANINGS",
     "ArtefactRecord",
@@ -77,12 +84,15 @@ __all__ = [
     "RoundRecord",
     "RoundRow",
     "RoundState",
+    "Ruling",
     "Said",
     "SamplerRecord",
     "StatusRecord",
     "Told",
     "TrainingRow",
     "TrainingSet",
+    "UnknownRecord",
+    "Verdict",
     "VetoRecord",
     "parse_url",
     "sidecar_folder",

@@ -13,6 +13,7 @@ from flowscout.db.measurements import Measurements
 from flowscout.db.queries import Queries
 from flowscout.db.rounds import Rounds
 from flowscout.db.vetoes import Vetoes
+from flowscout.db.workers import Workers
 
 
 class History:
@@ -40,6 +41,7 @@ class History:
         self.events = Events(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
+        self.workers = Workers(self.database)
 
     def close(self) -> None:
         """Close every connection."""

@@ -14,10 +14,10 @@ from flowscout.db.candidates import chunks
 from flowscout.db.database import Database
 from flowscout.db.events import EventKind, add_event
 from flowscout.db.locks import lock_campaign
-from flowscout.db.models import Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement
+from flowscout.db.models import Approval, Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement
 from flowscout.db.recording import New, correct_measurements, correction, insert_measurements, project, write_rows
 from flowscout.db.records import MeasurementRecord, TrainingSet
-from flowscout.db.states import FailureClass, Qualifier
+from flowscout.db.states import ApprovalDecision, EvaluationState, FailureClass, Qualifier
 from flowscout.db.training import WITH_VALUE, is_superseded, make_training_set, valid_values
 from flowscout.db.versions import chains_of, stands_for_a_value
 from flowscout.errors import NotFoundError
@@ -141,14 +141,19 @@ class Measurements:
             return list(session.scalars(query.order_by(Candidate.key)))
 
     def known_keys(self, campaign_id: int) -> set[str]:
-        """Return the keys of all candidates that were measured or that await a measurement.
+        """Return the keys of all candidates that were measured, that await a measurement, or that were vetoed.
 
-        A candidate of which every value was retracted, and that awaits none, is as if it had never been measured.
+        One whose evaluation was cancelled, for want of money or by a person, may be proposed again. So may one of
+        which every value was retracted, if it awaits none.
         """
         measured = select(Candidate.key).join(Measurement, Measurement.candidate_id == Candidate.id)
         measured = measured.where(Measurement.qualifier != Qualifier.RETRACTED, ~is_superseded())
         wanted = select(Candidate.key).join(Evaluation, Evaluation.candidate_id == Candidate.id)
-        wanted = wanted.where(stands_for_a_value(campaign_id))
+        vetoed = select(Approval.candidate_id).where(
+            Approval.decision == ApprovalDecision.VETOED, Approval.candidate_id.is_not(None)
+        )
+        cancelled = Evaluation.state == EvaluationState.CANCELLED
+        wanted = wanted.where(stands_for_a_value(campaign_id), ~cancelled | Candidate.id.in_(vetoed))
         with self._database.read() as session:
             found = session.scalars(measured.where(Candidate.campaign_id == campaign_id).distinct())
             awaited = session.scalars(wanted.where(Candidate.campaign_id == campaign_id).distinct())

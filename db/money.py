@@ -102,7 +102,8 @@ def pay_for_told(session: Session, evaluation_ids: Sequence[int], *, actor: str)
 
     What was reserved when a batch was handed out becomes spent; so does what an unknown call had reserved.
     """
-    rows = session.scalars(select(Evaluation).where(Evaluation.id.in_(evaluation_ids)).order_by(Evaluation.id))
+    query = select(Evaluation).where(Evaluation.id.in_(evaluation_ids)).order_by(Evaluation.id)
+    rows = session.scalars(query.with_for_update(key_share=True))
     handed_out = handed_out_for(session, evaluation_ids)
     for evaluation in rows.all():
         if evaluation.id in handed_out:

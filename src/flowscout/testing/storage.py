@@ -13,7 +13,9 @@ from flowscout.testing.storage_experiments import ExperimentContract
 from flowscout.testing.storage_measurements import MeasurementContract
 from flowscout.testing.storage_money import MoneyContract
 from flowscout.testing.storage_queries import QueryContract
+from flowscout.testing.storage_reconciling import ReconcilingContract
 from flowscout.testing.storage_rounds import RoundContract
+from flowscout.testing.storage_sharing import SharingContract
 from flowscout.testing.storage_vetoes import VetoContract
 
 
@@ -21,6 +23,8 @@ class HistoryContract(
     MeasurementContract,
     CorrectionContract,
     ExperimentContract,
+    SharingContract,
+    ReconcilingContract,
     MoneyContract,
     RoundContract,
     QueryContract,
