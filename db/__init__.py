@@ -3,12 +3,16 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.asking import HISTORY_COLUMNS, AsOf, HistoryFilter, parse_as_of, parse_time
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.database import parse_url, sidecar_folder
 from flowscout.db.history import History
+from flowscout.db.lineage import Lineage
 from flowscout.db.measurements import Told
+from flowscout.db.owners import describe as describe_owner
 from flowscout.db.owners import this_owner
-from flowscout.db.queries import BestRow, RoundRow, StatusRecord
+from flowscout.db.queries import BestRow, RoundRow, StatusRecord, WaitingRow
+from flowscout.db.readonly import Answer
 from flowscout.db.records import (
     ArtefactRecord,
     BoundedRow,
@@ -40,8 +44,11 @@ from flowscout.db.states import (
 )
 
 __all__ = [
+    "HISTORY_COLUMNS",
     "LEASE_TTL_S",
+    "Answer",
     "ArtefactRecord",
+    "AsOf",
     "AttemptState",
     "BestRow",
     "BoundedRow",
@@ -54,7 +61,9 @@ __all__ = [
     "FailureClass",
     "FitRecord",
     "History",
+    "HistoryFilter",
     "Lease",
+    "Lineage",
     "MeasurementRecord",
     "ObjectiveRecord",
     "OracleRecord",
@@ -71,6 +80,10 @@ __all__ = [
     "TrainingRow",
     "TrainingSet",
     "VetoRecord",
+    "WaitingRow",
+    "describe_owner",
+    "parse_as_of",
+    "parse_time",
     "parse_url",
     "sidecar_folder",
     "this_owner",

@@ -18,6 +18,11 @@ def complain(message: str) -> None:
     stderr.print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """Say what is to be known beside the result, on the error stream."""
+    stderr.print(_escape(message), style="yellow", soft_wrap=True)
+
+
 def say(message: str, *, style: str | None = None) -> None:
     """Print a line for a person."""
     stdout.print(_escape(message), style=style, soft_wrap=True)

@@ -11,10 +11,13 @@ from flowscout.testing.storage_experiments import ExperimentContract
 from flowscout.testing.storage_measurements import MeasurementContract
 from flowscout.testing.storage_queries import QueryContract
 from flowscout.testing.storage_rounds import RoundContract
+from flowscout.testing.storage_sql import SqlContract
 from flowscout.testing.storage_vetoes import VetoContract
 
 
-class HistoryContract(MeasurementContract, ExperimentContract, RoundContract, QueryContract, VetoContract):
+class HistoryContract(
+    MeasurementContract, ExperimentContract, RoundContract, QueryContract, SqlContract, VetoContract
+):
     """Test one storage against the guarantees of `flowscout.db.History`.
 
     Subclass it and provide the fixture `history`: an open, empty history. Where a second one cannot be opened
