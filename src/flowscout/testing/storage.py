@@ -7,6 +7,7 @@ class TestMyStorage(HistoryContract):
             yield history
 """
 
+from flowscout.testing.storage_asking import AskingContract
 from flowscout.testing.storage_experiments import ExperimentContract
 from flowscout.testing.storage_measurements import MeasurementContract
 from flowscout.testing.storage_queries import QueryContract
@@ -16,7 +17,13 @@ from flowscout.testing.storage_vetoes import VetoContract
 
 
 class HistoryContract(
-    MeasurementContract, ExperimentContract, RoundContract, QueryContract, SqlContract, VetoContract
+    MeasurementContract,
+    ExperimentContract,
+    RoundContract,
+    QueryContract,
+    AskingContract,
+    SqlContract,
+    VetoContract,
 ):
     """Test one storage against the guarantees of `flowscout.db.History`.
 

@@ -50,7 +50,7 @@ POSTGRESQL = (
     "SELECT set_config('role', session_user, true)",
     "SELECT set_config('session_authorization', 'default', true)",
     "SELECT set_config('role', 'none', true), query_to_xml('SELECT pg_read_file(''PG_VERSION'')', true, true, '')",
-    "SELECT set_config('role', 'none', true), word FROM ts_stat('SELECT to_tsvector(pg_read_file(''PG_VERSION''))')",
+    "SELECT set_config('role', 'none', true), w.* FROM ts_stat('SELECT to_tsvector(pg_read_file(''base''))') w",
     "SELECT query_to_xml('DELETE FROM measurement RETURNING id', true, true, '')",
     "SELECT query_to_xml('RESET ROLE', true, true, '')",
     "SELECT pg_read_file('PG_VERSION')",
