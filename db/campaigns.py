@@ -3,7 +3,7 @@
 import logging
 import secrets
 import uuid as uuids
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from flowscout.db import owners
 from flowscout.db.candidates import insert_for
 from flowscout.db.database import Database
-from flowscout.db.models import Balance, Campaign, ConfigVersion, Event, Objective, utc_now
+from flowscout.db.models import Attempt, Balance, Campaign, ConfigVersion, Evaluation, Event, Objective, utc_now
 from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord
 from flowscout.db.states import CampaignState, sources_of
 from flowscout.errors import CampaignBusyError, LeaseLostError, NotFoundError
@@ -246,7 +246,29 @@ def add_event(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Append to the campaign's log."""
-    session.add(Event(campaign_id=campaign_id, round_id=round_id, kind=kind, actor=actor, detail=detail or {}))
+    session.add(
+        Event(
+            campaign_id=campaign_id,
+            round_id=round_id,
+            candidate_id=_named(session, detail or {}),
+            kind=kind,
+            actor=actor,
+            detail=detail or {},
+        )
+    )
+
+
+def _named(session: Session, detail: Mapping[str, Any]) -> int | None:
+    """Return the candidate that a detail names, by itself or by its evaluation or attempt, for its lineage."""
+    if "candidate_id" in detail:
+        return int(detail["candidate_id"])
+    if "evaluation_id" in detail:
+        query = select(Evaluation.candidate_id).where(Evaluation.id == detail["evaluation_id"])
+        return session.scalar(query)
+    if "attempt_id" in detail:
+        query = select(Evaluation.candidate_id).join(Attempt, Attempt.evaluation_id == Evaluation.id)
+        return session.scalar(query.where(Attempt.id == detail["attempt_id"]))
+    return None
 
 
 def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, actor: str) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from flowscout.db.models import (
@@ -222,7 +222,7 @@ def read_lineage(session: Session, candidate_id: int) -> Lineage:
         proposals=_proposals(session, candidate_id),
         evaluations=evaluations,
         measurements=_measurements(session, candidate_id),
-        events=_events(session, candidate),
+        events=_events(session, candidate_id),
     )
 
 
@@ -341,24 +341,8 @@ def _artefact_sha256(session: Session, artefact_id: int | None) -> str | None:
     return None if artefact_id is None else session.get_one(Artefact, artefact_id).sha256
 
 
-def _events(session: Session, candidate: Candidate) -> tuple[EventLineage, ...]:
-    """Return the events whose detail names the candidate, or one of its evaluations, attempts or rows."""
-    mine = Evaluation.candidate_id == candidate.id
-    evaluations = list(session.scalars(select(Evaluation.id).where(mine)))
-    attempts = select(Attempt.id).join(Evaluation, Evaluation.id == Attempt.evaluation_id).where(mine)
-    rows = select(Measurement.row_id).where(Measurement.candidate_id == candidate.id)
-    detail = Event.detail
-    names_it = or_(
-        detail["candidate_id"].as_integer() == candidate.id,
-        detail["replaced_by"].as_integer() == candidate.id,
-        detail["evaluation_id"].as_integer().in_(evaluations),
-        detail["attempt_id"].as_integer().in_(list(session.scalars(attempts))),
-        detail["row_id"].as_string().in_(list(session.scalars(rows))),
-        detail["object"].as_string() == candidate.object,
-    )
-    # What is said of whole rounds names no candidate, and is most of the log.
-    some = Event.kind.not_like("round_%")
-    query = select(Event).where(Event.campaign_id == candidate.campaign_id, some, names_it).order_by(Event.id)
+def _events(session: Session, candidate_id: int) -> tuple[EventLineage, ...]:
+    query = select(Event).where(Event.candidate_id == candidate_id).order_by(Event.id)
     return tuple(_copied(EventLineage, row) for row in session.scalars(query))
 
 

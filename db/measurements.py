@@ -146,6 +146,7 @@ def insert_measurements(
                 "source if it is another measurement."
             )
         detail = {
+            "candidate_id": ids[record.key],
             "row_id": record.row_id,
             "property": record.property,
             "stored": stored[1],

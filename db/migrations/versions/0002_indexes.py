@@ -1,5 +1,6 @@
-"""Indexes for what people ask of a million measurements; the view `history` tells the conditions, too."""
+"""Indexes for what people ask of a million measurements; events name a candidate; the view has the conditions."""
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
@@ -11,6 +12,7 @@ INDEXES = (
     ("measurement", "campaign_id", "created_at"),
     ("ledger", "evaluation_id"),
     ("ledger", "attempt_id"),
+    ("event", "candidate_id"),
 )
 
 HISTORY = """
@@ -131,7 +133,10 @@ LEFT JOIN config_version ON config_version.id = round.config_version_id
 
 
 def upgrade() -> None:
-    """Make the indexes, and the view anew."""
+    """Make the column, the indexes, and the view anew."""
+    with op.batch_alter_table("event") as batch:
+        batch.add_column(sa.Column("candidate_id", sa.Integer(), nullable=True))
+        batch.create_foreign_key(op.f("fk_event_candidate_id"), "candidate", ["candidate_id"], ["id"])
     for table, *columns in INDEXES:
         op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, columns, unique=False)
     op.execute("DROP VIEW history")
@@ -139,8 +144,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Make the view as it was, and drop the indexes."""
+    """Make the view as it was, and drop the rest."""
     op.execute("DROP VIEW history")
     op.execute(HISTORY_0001)
     for table, *columns in INDEXES:
         op.drop_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table_name=table)
+    with op.batch_alter_table("event") as batch:
+        batch.drop_constraint(op.f("fk_event_candidate_id"), type_="foreignkey")
+        batch.drop_column("candidate_id")
