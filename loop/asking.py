@@ -3,17 +3,31 @@
 How the history is read belongs in `flowscout.db`.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flowscout.db import AsOf, BestRow, HistoryFilter
+from flowscout.db import HISTORY_COLUMNS, AsOf, BestRow, HistoryFilter
 from flowscout.errors import ConfigError, NotFoundError, ObjectError
 from flowscout.loop.outside import inside
 from flowscout.loop.workbench import Workbench
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 APART = 0.25
 """Without a distance of its own a diverse ranking keeps this share of the largest distance among the best."""
+
+_NUMBERS = ("value", "sem", "acquisition", "log_reward", "log_prob", "predicted_mean", "predicted_sd")
+"""Columns of the history that are numbers, and NaN where there is none, whatever rows were asked for."""
+
+_SHARED = (
+    "campaign", "object", "candidate_key", "property", "qualifier", "unit", "source", "row_id", "actor", "oracle",
+    "oracle_version", "fidelity", "idempotency_key", "origin", "sampler", "surrogate", "config_sha256",
+    "package_version", "git_commit", "prefect_run_id",
+)  # fmt: skip
+"""Columns whose texts stand in several columns (a key is often the object) or in many rows."""
 
 _FEW = 100  # of the best are compared at first
 
@@ -72,6 +86,30 @@ def make_filter(
         until=until,
         upto_seq=cut_off(bench, as_of),
     )
+
+
+def make_table(lists: Iterable[list[dict[str, Any]]]) -> "pd.DataFrame":
+    """Return rows of the history as one table, with every column also where there is no row.
+
+    A million rows of the full chain take 1 GB while the table is made: texts that rows share are kept once, and
+    each column is made while the next still waits.
+    """
+    import numpy as np
+    import pandas as pd
+
+    cells: dict[str, list[Any]] = {name: [] for name in HISTORY_COLUMNS}
+    kept: dict[str, str] = {}
+    for rows in lists:
+        for name, column in cells.items():
+            if name in _SHARED:
+                column.extend(None if row[name] is None else kept.setdefault(row[name], row[name]) for row in rows)
+            else:
+                column.extend(row[name] for row in rows)
+    columns = {}
+    for name in HISTORY_COLUMNS:
+        column = cells.pop(name)
+        columns[name] = pd.Series(np.array(column, dtype=np.float64) if name in _NUMBERS else column)
+    return pd.DataFrame(columns, copy=False)
 
 
 def cut_off(bench: Workbench, as_of: AsOf | None) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowscout.db import HISTORY_COLUMNS, AsOf, History, Lineage, StatusRecord, Told, WaitingRow
+from flowscout.db import AsOf, History, Lineage, StatusRecord, Told, WaitingRow
 from flowscout.errors import CampaignBusyError, ConfigError, StateError
 from flowscout.loop import asking
 from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from flowscout.loop.stages import Progress
-
-_REPEATED = (
-    "campaign", "property", "qualifier", "unit", "source", "actor", "oracle", "oracle_version", "fidelity",
-    "origin", "sampler", "surrogate", "config_sha256", "package_version", "git_commit", "prefect_run_id",
-)  # fmt: skip
-"""Columns of the history with texts that many rows share."""
 
 
 class Campaign:
@@ -243,21 +237,11 @@ class Campaign:
             NotFoundError: the campaign has no such round, object or `seq`.
             QueryError: `as_of` says no moment, or a time has no zone.
         """
-        import pandas as pd
-
         wanted = asking.make_filter(
             self._bench, round=round, property=property, origin=origin, source=source, object=object,
             since=since, until=until, as_of=as_of,
         )  # fmt: skip
-        columns: dict[str, list[Any]] = {name: [] for name in HISTORY_COLUMNS}
-        same: dict[str, str] = {}  # one copy of a text that a million rows repeat
-        for rows in self._bench.history.queries.iterate_history(self._bench.campaign.id, wanted):
-            for name, values in columns.items():
-                values.extend(row[name] for row in rows)
-                if name in _REPEATED:
-                    said = values[-len(rows) :]
-                    values[-len(rows) :] = [v if v is None else same.setdefault(v, v) for v in said]
-        return pd.DataFrame(columns)
+        return asking.make_table(self._bench.history.queries.iterate_history(self._bench.campaign.id, wanted))
 
     def lineage(self, candidate: int | str) -> Lineage:
         """Return everything that the history knows of a candidate, named by its object or its id.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowscout.cli.campaigns import AsJson, CampaignPath, Database
-from flowscout.cli.output import cell, print_json, print_rows, say, warn
+from flowscout.cli.output import cell, print_json, print_json_list, print_rows, say, warn
 from flowscout.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,16 +71,20 @@ def history(
     """Show every measurement with where it came from; with --json the whole provenance."""
     from flowscout.loop.asking import make_filter
 
+    columns = ("seq", "round", "object", "property", "value", "predicted_mean", "predicted_sd", "source")
     with _opened(campaign, db) as found:
         bench = found.workbench
         wanted = make_filter(
             bench, round=round_number, property=prop, origin=origin, source=source, object=text,
             since=_time(since, "--since"), until=_time(until, "--until"), as_of=as_of,
         )  # fmt: skip
-        rows = bench.history.queries.history(found.name, wanted, limit=limit)
+        lists = bench.history.queries.iterate_history(bench.campaign.id, wanted, limit=limit)
+        if as_json:
+            print_json_list(row for rows in lists for row in rows)
+            return
+        shown = [{name: row[name] for name in columns} for rows in lists for row in rows]
         title = f"history of {found.name}"
-    columns = ("seq", "round", "object", "property", "value", "predicted_mean", "predicted_sd", "source")
-    print_rows(rows, as_json=as_json, title=title, columns=columns)
+    print_rows(shown, as_json=False, title=title, columns=columns)
 
 
 def lineage(
@@ -100,14 +104,12 @@ def lineage(
 
 def pending(campaign: CampaignPath, db: Database = None, as_json: AsJson = False) -> None:
     """Show what waits to be measured: since when, in which state, who runs it, the money held for it."""
-    from flowscout.db import describe_owner
-
     with _opened(campaign, db) as found:
         rows = [asdict(row) for row in found.workbench.history.queries.waiting(found.workbench.campaign.id)]
         name = found.name
     if not as_json:
-        rows = [row | {"owner": row["owner"] and describe_owner(row["owner"])} for row in rows]
-    columns = ("object", "round", "state", "since", "oracle", "attempts", "owner", "lease_until", "reserved_minor")
+        rows = [row | _for_people(row) for row in rows]
+    columns = ("object", "round", "state", "since", "oracle", "attempts", "owner", "lease_until", "reserved")
     print_rows(rows, as_json=as_json, title=f"pending in {name}", columns=columns)
 
 
@@ -136,6 +138,16 @@ def sql(
         print_rows(rows, as_json=as_json, title=f"{len(rows)} rows")
     if answer.cut:
         warn(f"there are more rows than these {limit}; ask for more with --limit")
+
+
+def _for_people(row: dict[str, Any]) -> dict[str, str | None]:
+    """Return whoever runs a measurement, and the money held for it, as a person would say it."""
+    from flowscout.db import describe_owner
+
+    return {
+        "owner": row["owner"] and describe_owner(row["owner"]),
+        "reserved": f"{row['reserved_minor'] / 100:.2f}",
+    }
 
 
 def _unlike(names: Sequence[str]) -> list[str]:
@@ -167,6 +179,8 @@ def _opened(path: Path, db: str | None) -> Iterator["Campaign"]:
 
 
 def _print_lineage(known: "Lineage") -> None:
+    from flowscout.db import describe_owner
+
     say(
         f"{known.object}: candidate {known.candidate_id} of {known.campaign}, known since {cell(known.created_at)}"
     )
@@ -193,7 +207,8 @@ def _print_lineage(known: "Lineage") -> None:
         say(f"evaluation {wanted.id}, replicate {wanted.replicate}, by {oracle}: {wanted.state}", style="bold")
         for call in wanted.attempts:
             why = f" ({call.failure}: {call.message})" if call.failure else ""
-            say(f"  attempt {call.number} at {cell(call.started_at)} by {call.owner}: {call.state}{why}")
+            by = describe_owner(call.owner)
+            say(f"  attempt {call.number} at {cell(call.started_at)} by {by}: {call.state}{why}")
             _say_fields(cost_minor=call.cost_minor)
     for row in known.measurements:
         bound = "" if row.qualifier == "=" else f"{row.qualifier} "
