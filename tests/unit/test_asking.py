@@ -14,7 +14,7 @@ import pytest
 
 from flowscout import Campaign
 from flowscout.cli import run
-from flowscout.db import HISTORY_COLUMNS, History
+from flowscout.db import HISTORY_COLUMNS, History, HistoryFilter
 from flowscout.errors import ConfigError, NotFoundError, OracleImportError, QueryError
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,17 @@ def test_history_is_a_table_with_every_column(campaign):
     assert tuple(table.columns) == HISTORY_COLUMNS
     assert list(table["seq"]) == list(range(1, 13))
     assert list(table["round"].dropna()) == [1] * 4 + [2] * 4
-    assert tuple(campaign.history(source="nowhere").columns) == HISTORY_COLUMNS
+    assert list(table["value"]) == [
+        0.0,
+        1.0,
+        2.0,
+        0.5,
+        *campaign.sql("select value from history where seq > 4")["value"],
+    ]
+    nothing = campaign.history(source="nowhere")
+    assert tuple(nothing.columns) == HISTORY_COLUMNS
+    assert {str(table[name].dtype) for name in ("value", "sem", "predicted_mean")} == {"float64"}
+    assert str(nothing["value"].dtype) == "float64"
 
 
 def test_history_is_cut_and_filtered(campaign):
@@ -181,8 +191,8 @@ def test_a_ranking_that_cannot_be_is_refused(campaign, arguments, error, message
 
 
 def test_lineage_tells_the_whole_chain(campaign):
-    row = campaign.history(round=2).iloc[0]
-    found = campaign.lineage(int(row["candidate_id"]))
+    row = campaign.workbench.history.queries.history("binders", HistoryFilter(round=2))[0]
+    found = campaign.lineage(row["candidate_id"])
     [taken] = [one for one in found.proposals if one.decision == "selected"]
     assert (taken.round, taken.fit.data_upto_seq, taken.fit.id) == (2, 8, row["model_fit_id"])
     assert taken.config.sha256 == row["config_sha256"]
