@@ -3,6 +3,7 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.asking import HISTORY_COLUMNS, AsOf, HistoryFilter, parse_as_of, parse_time
 from flowscout.db.budgets import BudgetRecord, BudgetRow
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.conflicts import ConflictRecord, Keep
@@ -10,9 +11,12 @@ from flowscout.db.database import parse_url, sidecar_folder
 from flowscout.db.events import MEANINGS, EventKind, EventRecord, Events
 from flowscout.db.experiments import ATTEMPT_LEASE_S
 from flowscout.db.history import History
+from flowscout.db.lineage import Lineage
 from flowscout.db.measurements import Told
+from flowscout.db.owners import describe as describe_owner
 from flowscout.db.owners import this_owner
-from flowscout.db.queries import BestRow, RoundRow, StatusRecord
+from flowscout.db.queries import BestRow, RoundRow, StatusRecord, WaitingRow
+from flowscout.db.readonly import Answer
 from flowscout.db.records import (
     ArtefactRecord,
     BoundedRow,
@@ -51,9 +55,12 @@ from flowscout.db.workers import HEARTBEAT_S
 __all__ = [
     "ATTEMPT_LEASE_S",
     "HEARTBEAT_S",
+    "HISTORY_COLUMNS",
     "LEASE_TTL_S",
     "MEANINGS",
+    "Answer",
     "ArtefactRecord",
+    "AsOf",
     "AttemptState",
     "BestRow",
     "BoundedRow",
@@ -72,8 +79,10 @@ __all__ = [
     "FailureClass",
     "FitRecord",
     "History",
+    "HistoryFilter",
     "Keep",
     "Lease",
+    "Lineage",
     "MeasurementRecord",
     "ObjectiveRecord",
     "OracleRecord",
@@ -94,6 +103,10 @@ __all__ = [
     "UnknownRecord",
     "Verdict",
     "VetoRecord",
+    "WaitingRow",
+    "describe_owner",
+    "parse_as_of",
+    "parse_time",
     "parse_url",
     "sidecar_folder",
     "this_owner",

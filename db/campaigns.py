@@ -81,6 +81,21 @@ class Campaigns:
                 )
             return _campaign(row)
 
+    def only(self) -> str:
+        """Return the name of the one campaign of this history.
+
+        Raises:
+            NotFoundError: there are several, or none; the message names them.
+        """
+        with self._database.read() as session:
+            names = list(session.scalars(select(Campaign.name).order_by(Campaign.name)))
+        if len(names) != 1:
+            raise NotFoundError(
+                f"this history holds {len(names)} campaigns ({', '.join(names) or 'none'}), expected one where no "
+                "name is given; name one of them."
+            )
+        return names[0]
+
     def config(
         self, campaign_id: int, *, sha256: str | None = None, version_id: int | None = None
     ) -> ConfigRecord:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from flowscout.db.database import Database
-from flowscout.db.models import Event, Round
+from flowscout.db.models import Attempt, Evaluation, Event, Round
 
 
 class EventKind(StrEnum):
@@ -148,7 +148,29 @@ def add_event(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Append to the campaign's log, within the caller's transaction."""
-    session.add(Event(campaign_id=campaign_id, round_id=round_id, kind=kind, actor=actor, detail=detail or {}))
+    session.add(
+        Event(
+            campaign_id=campaign_id,
+            round_id=round_id,
+            candidate_id=_named(session, detail or {}),
+            kind=kind,
+            actor=actor,
+            detail=detail or {},
+        )
+    )
+
+
+def _named(session: Session, detail: Mapping[str, Any]) -> int | None:
+    """Return the candidate that a detail names, by itself or by its evaluation or attempt, for its lineage."""
+    if "candidate_id" in detail:
+        return int(detail["candidate_id"])
+    if "evaluation_id" in detail:
+        query = select(Evaluation.candidate_id).where(Evaluation.id == detail["evaluation_id"])
+        return session.scalar(query)
+    if detail.get("attempt_id") is not None:
+        query = select(Evaluation.candidate_id).join(Attempt, Attempt.evaluation_id == Evaluation.id)
+        return session.scalar(query.where(Attempt.id == detail["attempt_id"]))
+    return None
 
 
 def read_events(

@@ -326,6 +326,7 @@ def _log_correction(session: Session, row: Measurement, new: New, *, actor: str,
     assert before is not None
     retracted = row.qualifier is Qualifier.RETRACTED
     detail = {
+        "candidate_id": row.candidate_id,
         "measurement_id": row.id,
         "supersedes_id": before.id,
         "object": new.record.object,
@@ -345,6 +346,7 @@ def _note_conflict(
 ) -> None:
     """Log that a value contradicts the stored one, unless the same value has been logged already."""
     detail: dict[str, Any] = {
+        "candidate_id": stored.candidate_id,
         "measurement_id": stored.id,
         "key": record.key,
         "object": record.object,

@@ -4,14 +4,25 @@ import getpass
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowscout.db import BudgetRecord, EventKind, History, Keep, StatusRecord, Told
+from flowscout.db import (
+    AsOf,
+    BudgetRecord,
+    EventKind,
+    History,
+    Keep,
+    Lineage,
+    StatusRecord,
+    Told,
+    WaitingRow,
+)
 from flowscout.errors import CampaignBusyError, ConfigError, StateError
+from flowscout.loop import asking
 from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
 from flowscout.loop.included import check_included
 from flowscout.loop.notices import deliver, deliver_quietly
@@ -20,7 +31,7 @@ from flowscout.loop.outside import check_features
 from flowscout.loop.reconciling import COLUMNS, rulings_of, unknown_rows
 from flowscout.loop.spaces.listing import Listing
 from flowscout.loop.telling import read_labels
-from flowscout.loop.workbench import Workbench, hold_campaign, register, rules_of
+from flowscout.loop.workbench import Workbench, hold_campaign, lay_out, register, rules_of
 from flowscout.version import __version__
 
 if TYPE_CHECKING:
@@ -60,6 +71,24 @@ class Campaign:
             actor=actor or _user(),
         )
         return cls(bench)
+
+    @classmethod
+    def open(cls, db: str, name: str | None = None) -> "Campaign":
+        """Open a campaign as a history holds it; neither its file nor its oracle need to be on this machine.
+
+        It can be asked everything; what calls the oracle fails where the oracle is not. `name` may be left out
+        where the history holds one campaign.
+
+        Raises:
+            NoHistoryError, SchemaError: there is no history at `db`, or it cannot be opened.
+            NotFoundError: it holds no campaign of this name, or several and none was named.
+        """
+        history = History(db, create=False)
+        try:
+            return cls(lay_out(history, history.campaigns.only() if name is None else name))
+        except BaseException:
+            history.close()
+            raise
 
     @property
     def name(self) -> str:
@@ -325,22 +354,85 @@ class Campaign:
             self._bench.campaign.id, objective.name, direction=objective.direction
         )
 
-    def best(self, k: int = 10) -> "pd.DataFrame":
-        """Return the `k` best candidates, with the round that proposed each (none: it was told)."""
+    def best(
+        self, k: int = 10, *, diverse: bool = False, distance: float | None = None, as_of: AsOf | None = None
+    ) -> "pd.DataFrame":
+        """Return the `k` best candidates, with the round that proposed each (none: it was told).
+
+        With `diverse`, or a `distance`, they are taken greedily by value, each at least `distance` from those
+        taken, in the space's own distance. By default that is the campaign file's `batch.distance`, else a
+        quarter of the largest distance among the best hundred (or ten times `k`). There are fewer than `k`
+        where no others are that far apart; objects outside a catalogue are left out. `as_of` (see `history`)
+        ranks by what was known then.
+
+        Raises:
+            ConfigError: `k` or the distance is not positive.
+            NotFoundError, QueryError: `as_of` is no moment of the campaign.
+        """
         import pandas as pd
 
-        objective = self._bench.config.objective
-        rows = self._bench.history.queries.best(
-            self._bench.campaign.id, objective.name, direction=objective.direction, k=k
-        )
+        rows = asking.best_rows(self._bench, k, diverse=diverse, distance=distance, as_of=as_of)
         columns = ["rank", "candidate_id", "object", "value", "count", "round"]
         return pd.DataFrame([{c: getattr(row, c) for c in columns} for row in rows], columns=columns)
 
-    def history(self, *, round: int | None = None) -> "pd.DataFrame":  # noqa: A002
-        """Return one row for each measurement, in the order of `seq`, with its whole provenance."""
+    def history(
+        self,
+        *,
+        round: int | None = None,  # noqa: A002
+        property: str | None = None,  # noqa: A002
+        origin: str | None = None,
+        source: str | None = None,
+        object: int | str | None = None,  # noqa: A002
+        since: datetime | None = None,
+        until: datetime | None = None,
+        as_of: AsOf | None = None,
+    ) -> "pd.DataFrame":
+        """Return one row for each measurement, in the order of `seq`, with its whole provenance.
+
+        `since` and `until` are aware times, both included. `as_of` is a moment: `"round 7"` (what its
+        surrogate saw), an aware time, a `seq` (or `"seq 120"`). What came later is not seen then, and a
+        correction that came later corrects nothing.
+
+        Raises:
+            NotFoundError: the campaign has no such round, object or `seq`.
+            QueryError: `as_of` says no moment, or a time has no zone.
+        """
+        wanted = asking.make_filter(
+            self._bench, round=round, property=property, origin=origin, source=source, object=object,
+            since=since, until=until, as_of=as_of,
+        )  # fmt: skip
+        return asking.make_table(self._bench.history.queries.iterate_history(self._bench.campaign.id, wanted))
+
+    def lineage(self, candidate: int | str) -> Lineage:
+        """Return everything that the history knows of a candidate, named by its object or its id.
+
+        Its proposals with the fit, the sampler and the campaign file behind each; its evaluations and every
+        attempt at them; its values with their corrections; the events that name it.
+
+        Raises:
+            NotFoundError: the campaign has no such candidate; the message names those near it.
+        """
+        return self._bench.history.queries.lineage(asking.find_candidate(self._bench, candidate))
+
+    def pending(self) -> "pd.DataFrame":
+        """Return what waits to be measured: since when, in which state, who runs it, the money held for it."""
         import pandas as pd
 
-        return pd.DataFrame(self._bench.history.queries.history(self.name, round_number=round))
+        rows = self._bench.history.queries.waiting(self._bench.campaign.id)
+        return pd.DataFrame([asdict(row) for row in rows], columns=[one.name for one in fields(WaitingRow)])
+
+    def sql(self, statement: str, *, limit: int | None = None, timeout_s: float = 30.0) -> "pd.DataFrame":
+        """Return what one SELECT of the tables or of the view `history` finds, at most `limit` rows.
+
+        The database itself sees to it that nothing can be changed or reached. All campaigns of it are seen.
+
+        Raises:
+            QueryError: it is wrong, not one question, not allowed, or takes longer than `timeout_s`.
+        """
+        import pandas as pd
+
+        found = self._bench.history.queries.sql(statement, limit=limit, timeout_s=timeout_s)
+        return pd.DataFrame.from_records(list(found.rows), columns=list(found.columns))
 
     def close(self) -> None:
         """Close the history."""

@@ -94,7 +94,7 @@ class Balance(Base):
 
 
 class Event(Base):
-    """Something a person may want to know later. Append-only."""
+    """Something a person may want to know later. Append-only; `candidate_id` is whom it names, if anybody."""
 
     __tablename__ = "event"
     __table_args__ = (Index("ix_event_campaign_id_kind", "campaign_id", "kind"),)
@@ -102,6 +102,7 @@ class Event(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"), index=True)
     round_id: Mapped[int | None] = mapped_column(ForeignKey("round.id"))
+    candidate_id: Mapped[int | None] = mapped_column(ForeignKey("candidate.id"), index=True)
     kind: Mapped[str] = mapped_column(String(50))
     actor: Mapped[str] = mapped_column(String(200))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)

@@ -62,6 +62,7 @@ class Measurement(Base):
     __table_args__ = (
         UniqueConstraint("campaign_id", "source", "row_id", "property"),
         UniqueConstraint("campaign_id", "seq"),
+        Index("ix_measurement_campaign_id_created_at", "campaign_id", "created_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -7,6 +7,7 @@ class TestMyStorage(HistoryContract):
             yield history
 """
 
+from flowscout.testing.storage_asking import AskingContract
 from flowscout.testing.storage_corrections import CorrectionContract
 from flowscout.testing.storage_events import EventContract
 from flowscout.testing.storage_experiments import ExperimentContract
@@ -16,6 +17,7 @@ from flowscout.testing.storage_queries import QueryContract
 from flowscout.testing.storage_reconciling import ReconcilingContract
 from flowscout.testing.storage_rounds import RoundContract
 from flowscout.testing.storage_sharing import SharingContract
+from flowscout.testing.storage_sql import SqlContract
 from flowscout.testing.storage_vetoes import VetoContract
 
 
@@ -28,6 +30,8 @@ class HistoryContract(
     MoneyContract,
     RoundContract,
     QueryContract,
+    AskingContract,
+    SqlContract,
     VetoContract,
     EventContract,
 ):

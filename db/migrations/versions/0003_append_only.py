@@ -1,7 +1,7 @@
 """Facts, money and the log are append-only by the database itself; hooks know how far they have been told.
 
-Revision ID: 0002
-Revises: 0001
+Revision ID: 0003
+Revises: 0002
 """
 
 import sqlalchemy as sa
@@ -9,18 +9,14 @@ from alembic import op
 
 from flowscout.db.models.base import UtcDateTime
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
 APPEND_ONLY = ("measurement", "ledger", "event")
 
-INDEXES = (
-    ("ix_event_campaign_id_kind", "event", ["campaign_id", "kind"]),
-    ("ix_ledger_evaluation_id", "ledger", ["evaluation_id"]),
-    ("ix_ledger_attempt_id", "ledger", ["attempt_id"]),
-)
+INDEXES = (("ix_event_campaign_id_kind", "event", ["campaign_id", "kind"]),)
 
 FUNCTION = """
 CREATE FUNCTION flowscout_append_only() RETURNS trigger AS $$
@@ -32,7 +28,7 @@ $$ LANGUAGE plpgsql
 
 
 def upgrade() -> None:
-    """Make the table of deliveries, the indexes that the log and the ledger lacked, and the triggers."""
+    """Make the table of deliveries, the index that the log lacked, and the triggers."""
     op.create_table(
         "delivery",
         sa.Column("campaign_id", sa.Integer(), nullable=False),
@@ -63,7 +59,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the triggers, the indexes and the table."""
+    """Drop the triggers, the index and the table."""
     postgresql = op.get_bind().dialect.name == "postgresql"
     for table in APPEND_ONLY:
         for change in ("update", "delete"):
