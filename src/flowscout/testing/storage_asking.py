@@ -7,7 +7,6 @@ from math import fsum
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from flowscout.db import (
     HISTORY_COLUMNS,
@@ -23,7 +22,6 @@ from flowscout.db import (
     WaitingRow,
     this_owner,
 )
-from flowscout.db.recording import insert_measurements
 from flowscout.errors import NotFoundError, QueryError
 from flowscout.testing.histories import (
     CONFIG,
@@ -40,15 +38,10 @@ from flowscout.testing.histories import (
 
 def correct(scene: Scene, seq: int, value: float) -> None:
     """Supersede the measurement `seq` by another value, as a person does who found a slip."""
-    [(measurement_id, obj)] = scene.rows(
-        f"SELECT m.id, c.object FROM measurement m JOIN candidate c ON c.id = m.candidate_id WHERE m.seq = {seq}"  # noqa: S608
-    )
-    row = measured(obj, value, row_id=f"corrects {seq}")
-    with scene.history.database.write() as session:
-        insert_measurements(session, scene.campaign.id, [row], actor="bench")
-        names = text("UPDATE measurement SET supersedes_id = :id WHERE row_id = :row")
-        session.execute(names, {"id": measurement_id, "row": row.row_id})
-    scene.history.measurements.rebuild_current_values(scene.campaign.id)
+    sql = "SELECT c.object, m.source, m.row_id FROM measurement m JOIN candidate c ON c.id = m.candidate_id"
+    [(obj, source, row_id)] = scene.rows(f"{sql} WHERE m.seq = {seq}")
+    row = measured(obj, value, source=source, row_id=row_id)
+    scene.history.measurements.add(scene.campaign.id, [row], actor="bench", correct="a slip")
 
 
 class AskingContract(HistoryFixtures):
@@ -251,7 +244,7 @@ class AskingContract(HistoryFixtures):
         lineage, candidate = scene.history.queries.lineage, scene.history.queries.candidate
         events = lineage(candidate(scene.campaign.id, "a")).events
         assert [event.kind for event in events] == ["stale_attempt", "conflict"]
-        assert events[1].detail["came"] == 2.0
+        assert events[1].detail["came"]["value"] == 2.0
         assert lineage(candidate(scene.campaign.id, "b")).events == ()
 
     def test_a_candidate_is_found_by_key_object_or_id(self, scene: Scene) -> None:
