@@ -3,12 +3,20 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.asking import HISTORY_COLUMNS, AsOf, HistoryFilter, parse_as_of, parse_time
+from flowscout.db.budgets import BudgetRecord, BudgetRow
 from flowscout.db.campaigns import LEASE_TTL_S
+from flowscout.db.conflicts import ConflictRecord, Keep
 from flowscout.db.database import parse_url, sidecar_folder
+from flowscout.db.events import MEANINGS, EventKind, EventRecord, Events
+from flowscout.db.experiments import ATTEMPT_LEASE_S
 from flowscout.db.history import History
+from flowscout.db.lineage import Lineage
 from flowscout.db.measurements import Told
+from flowscout.db.owners import describe as describe_owner
 from flowscout.db.owners import this_owner
-from flowscout.db.queries import BestRow, RoundRow, StatusRecord
+from flowscout.db.queries import BestRow, RoundRow, StatusRecord, WaitingRow
+from flowscout.db.readonly import Answer
 from flowscout.db.records import (
     ArtefactRecord,
     BoundedRow,
@@ -24,9 +32,11 @@ from flowscout.db.records import (
     ProposalRecord,
     Reading,
     RoundRecord,
+    Ruling,
     SamplerRecord,
     TrainingRow,
     TrainingSet,
+    UnknownRecord,
     VetoRecord,
 )
 from flowscout.db.states import (
@@ -37,24 +47,42 @@ from flowscout.db.states import (
     FailureClass,
     Qualifier,
     RoundState,
+    Verdict,
 )
+from flowscout.db.versions import Said
+from flowscout.db.workers import HEARTBEAT_S
 
 __all__ = [
+    "ATTEMPT_LEASE_S",
+    "HEARTBEAT_S",
+    "HISTORY_COLUMNS",
     "LEASE_TTL_S",
+    "MEANINGS",
+    "Answer",
     "ArtefactRecord",
+    "AsOf",
     "AttemptState",
     "BestRow",
     "BoundedRow",
+    "BudgetRecord",
+    "BudgetRow",
     "CampaignRecord",
     "CampaignState",
     "Claim",
     "ConfigRecord",
+    "ConflictRecord",
     "Decision",
     "EvaluationState",
+    "EventKind",
+    "EventRecord",
+    "Events",
     "FailureClass",
     "FitRecord",
     "History",
+    "HistoryFilter",
+    "Keep",
     "Lease",
+    "Lineage",
     "MeasurementRecord",
     "ObjectiveRecord",
     "OracleRecord",
@@ -65,12 +93,20 @@ __all__ = [
     "RoundRecord",
     "RoundRow",
     "RoundState",
+    "Ruling",
+    "Said",
     "SamplerRecord",
     "StatusRecord",
     "Told",
     "TrainingRow",
     "TrainingSet",
+    "UnknownRecord",
+    "Verdict",
     "VetoRecord",
+    "WaitingRow",
+    "describe_owner",
+    "parse_as_of",
+    "parse_time",
     "parse_url",
     "sidecar_folder",
     "this_owner",

@@ -5,7 +5,6 @@ import secrets
 import uuid as uuids
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,7 +13,10 @@ from sqlalchemy.orm import Session
 from flowscout.db import owners
 from flowscout.db.candidates import insert_for
 from flowscout.db.database import Database
-from flowscout.db.models import Balance, Campaign, ConfigVersion, Event, Objective, utc_now
+from flowscout.db.events import EventKind, read_events
+from flowscout.db.events import add_event as add_event
+from flowscout.db.locks import lock_campaign as lock_campaign
+from flowscout.db.models import Balance, Campaign, ConfigVersion, Objective, utc_now
 from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord
 from flowscout.db.states import CampaignState, sources_of
 from flowscout.errors import CampaignBusyError, LeaseLostError, NotFoundError
@@ -57,7 +59,7 @@ class Campaigns:
                 add_event(session, row.id, "campaign_registered", actor=actor, detail={"name": name})
             _store_version(session, row.id, config, actor=actor)
             _store_objectives(session, row.id, objectives)
-            session.execute(update(Balance).where(Balance.campaign_id == row.id).values(limit_minor=limit_minor))
+            _store_limit(session, row.id, limit_minor, actor=actor)
             return _campaign(row)
 
     def get(self, campaign: int | str) -> CampaignRecord:
@@ -78,6 +80,21 @@ class Campaigns:
                     "start it with `flowscout run`, or name another database with --db."
                 )
             return _campaign(row)
+
+    def only(self) -> str:
+        """Return the name of the one campaign of this history.
+
+        Raises:
+            NotFoundError: there are several, or none; the message names them.
+        """
+        with self._database.read() as session:
+            names = list(session.scalars(select(Campaign.name).order_by(Campaign.name)))
+        if len(names) != 1:
+            raise NotFoundError(
+                f"this history holds {len(names)} campaigns ({', '.join(names) or 'none'}), expected one where no "
+                "name is given; name one of them."
+            )
+        return names[0]
 
     def config(
         self, campaign_id: int, *, sha256: str | None = None, version_id: int | None = None
@@ -192,16 +209,6 @@ class Campaigns:
         return None if owners.is_dead(row.lease_owner) else owners.describe(row.lease_owner)
 
 
-def lock_campaign(session: Session, campaign_id: int) -> None:
-    """Make the campaign's other writers wait until this transaction ends.
-
-    Every transaction that changes experiments, measurements or money does this first, so that all take their
-    locks in one order: without it PostgreSQL found deadlocks between telling and settling. On SQLite BEGIN
-    IMMEDIATE has done so already. NO KEY UPDATE: rows that only refer to the campaign may still be inserted.
-    """
-    session.execute(select(Campaign.id).where(Campaign.id == campaign_id).with_for_update(key_share=True))
-
-
 def hold_lease(session: Session, lease: Lease) -> None:
     """Put off the lease's end within this transaction: the fence of every write that a runner makes.
 
@@ -219,19 +226,6 @@ def hold_lease(session: Session, lease: Lease) -> None:
     now = session.scalars(select(utc_now())).one()
     row.lease_until = now + timedelta(seconds=lease.ttl_s)
     session.flush()
-
-
-def add_event(
-    session: Session,
-    campaign_id: int,
-    kind: str,
-    *,
-    actor: str,
-    round_id: int | None = None,
-    detail: dict[str, Any] | None = None,
-) -> None:
-    """Append to the campaign's log."""
-    session.add(Event(campaign_id=campaign_id, round_id=round_id, kind=kind, actor=actor, detail=detail or {}))
 
 
 def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, actor: str) -> None:
@@ -257,6 +251,21 @@ def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, 
     )
     detail = {"number": number, "sha256": config.sha256}
     add_event(session, campaign_id, "config_registered", actor=actor, detail=detail)
+
+
+def _store_limit(session: Session, campaign_id: int, limit_minor: int | None, *, actor: str) -> None:
+    """Let the campaign file's limit hold if it is another one than the file had before.
+
+    Else a limit that a person has set since stays.
+    """
+    events = read_events(session, campaign_id, kinds=[EventKind.BUDGET_SET])
+    said = [event.detail["limit_minor"] for event in events if event.detail["by"] == "file"]
+    if said and said[-1] == limit_minor:
+        return
+    balance = session.scalars(select(Balance).where(Balance.campaign_id == campaign_id).with_for_update()).one()
+    detail = {"limit_minor": limit_minor, "was_minor": balance.limit_minor, "by": "file", "reason": None}
+    balance.limit_minor = limit_minor
+    add_event(session, campaign_id, EventKind.BUDGET_SET, actor=actor, detail=detail)
 
 
 def _store_objectives(session: Session, campaign_id: int, objectives: Sequence[ObjectiveRecord]) -> None:

@@ -2,13 +2,18 @@
 
 from types import TracebackType
 
+from flowscout.db.budgets import Budgets
 from flowscout.db.campaigns import Campaigns
+from flowscout.db.conflicts import Conflicts
 from flowscout.db.database import Database
+from flowscout.db.deliveries import Deliveries
+from flowscout.db.events import Events
 from flowscout.db.experiments import Experiments
 from flowscout.db.measurements import Measurements
 from flowscout.db.queries import Queries
 from flowscout.db.rounds import Rounds
 from flowscout.db.vetoes import Vetoes
+from flowscout.db.workers import Workers
 
 
 class History:
@@ -30,8 +35,13 @@ class History:
         self.rounds = Rounds(self.database)
         self.experiments = Experiments(self.database)
         self.measurements = Measurements(self.database)
+        self.budgets = Budgets(self.database)
+        self.conflicts = Conflicts(self.database)
+        self.deliveries = Deliveries(self.database)
+        self.events = Events(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
+        self.workers = Workers(self.database)
 
     def close(self) -> None:
         """Close every connection."""

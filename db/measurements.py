@@ -1,35 +1,41 @@
-"""Measurements: recording facts, once each, and reading them back as they stood at a cut-off."""
+"""Measurements: telling facts, once each, taking them back, and reading them as they stood at a cut-off.
 
-from collections import defaultdict
+How they are written belongs in `recording.py`.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, isfinite
 from typing import Any
 
-from sqlalchemy import delete, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
-from flowscout.db.campaigns import add_event, lock_campaign
-from flowscout.db.candidates import chunks, ensure_candidates
+from flowscout.db.candidates import chunks
 from flowscout.db.database import Database
-from flowscout.db.models import Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
+from flowscout.db.events import EventKind, add_event
+from flowscout.db.locks import lock_campaign
+from flowscout.db.models import Approval, Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement
+from flowscout.db.recording import New, correct_measurements, correction, insert_measurements, project, write_rows
 from flowscout.db.records import MeasurementRecord, TrainingSet
-from flowscout.db.states import EvaluationState, FailureClass, Qualifier, sources_of
-from flowscout.db.training import WITH_VALUE, make_training_set, valid_values
-from flowscout.errors import LabelError
-
-_LENGTHS = {"property": 200, "source": 200, "row_id": 200, "unit": 50}  # as the columns of `Measurement`
-
-_Content = tuple[Qualifier, float | None, float | None, int | None]
-"""What a row says: qualifier, value, sem and n."""
+from flowscout.db.states import ApprovalDecision, EvaluationState, FailureClass, Qualifier
+from flowscout.db.training import WITH_VALUE, is_superseded, make_training_set, valid_values
+from flowscout.db.versions import chains_of, stands_for_a_value
+from flowscout.errors import NotFoundError
 
 
 @dataclass(frozen=True)
 class Told:
-    """What came of telling: how many values were new, and how many were known already."""
+    """What came of telling: how many values were new, how many were known already, how many corrected others.
+
+    A correction is a new value too. `unread` are the columns of the table that nothing was made of, `empty` is
+    how many of its rows hold no value yet.
+    """
 
     added: int
     unchanged: int
+    corrected: int = 0
+    unread: tuple[str, ...] = ()
+    empty: int = 0
 
 
 class Measurements:
@@ -38,17 +44,72 @@ class Measurements:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, campaign_id: int, records: Sequence[MeasurementRecord], *, actor: str) -> Told:
+    def add(
+        self, campaign_id: int, records: Sequence[MeasurementRecord], *, actor: str, correct: str | None = None
+    ) -> Told:
         """Record all of `records`, or none. What is known already changes nothing.
 
-        A value of a wanted property settles the evaluation of its candidate that is waiting.
+        A value of a wanted property settles the evaluation of its candidate that is waiting. `correct` is the
+        reason why rows that are known with another value are to be superseded.
 
         Raises:
-            LabelError: a row that is known already (same source and row id) now has another value.
+            LabelError: a row that is known already (same source and row id) now has another value, and nobody
+                says that it is a correction.
         """
+        corrected = 0
         with self._database.write() as session:
-            added = insert_measurements(session, campaign_id, records, actor=actor)
-        return Told(added=added, unchanged=len(records) - added)
+            if correct is None:
+                added = insert_measurements(session, campaign_id, records, actor=actor)
+            else:
+                written = correct_measurements(session, campaign_id, records, actor=actor, reason=correct)
+                added, corrected = written.added, written.corrected
+            if added:
+                sources = sorted({record.source for record in records})
+                detail = {"sources": sources, "added": added, "corrected": corrected}
+                add_event(session, campaign_id, EventKind.VALUES_TOLD, actor=actor, detail=detail)
+        return Told(added=added, unchanged=len(records) - added, corrected=corrected)
+
+    def retract(
+        self,
+        campaign_id: int,
+        *,
+        reason: str,
+        actor: str,
+        key: str | None = None,
+        row: tuple[str, str] | None = None,
+    ) -> int:
+        """Take back all values of a candidate, by its key, or of a row, by its source and row id; return how many.
+
+        Nothing is deleted: each is superseded by a row that says so. What was retracted before changes nothing.
+
+        Raises:
+            NotFoundError: no value of it is stored.
+        """
+        assert (key is None) != (row is None)
+        query = select(Measurement, Candidate).join(Candidate, Candidate.id == Measurement.candidate_id)
+        query = query.where(Measurement.campaign_id == campaign_id)
+        query = query.where(
+            *(
+                [Candidate.key == key]
+                if row is None
+                else [Measurement.source == row[0], Measurement.row_id == row[1]]
+            )
+        )
+        with self._database.write() as session:
+            lock_campaign(session, campaign_id)
+            stored = [found for found, _ in session.execute(query.order_by(Measurement.seq)).all()]
+            if not stored:
+                wanted = repr(key) if row is None else f"row {row[1]!r} of {row[0]!r}"
+                raise NotFoundError(
+                    f"no value of {wanted} is stored, so none can be retracted; `flowscout history` lists what is."
+                )
+            tips = {versions[-1].id: versions for _, versions in chains_of(session, stored)}
+            news = [
+                _retraction(session, campaign_id, versions)
+                for _, versions in sorted(tips.items())
+                if versions[-1].qualifier is not Qualifier.RETRACTED
+            ]
+            return len(write_rows(session, campaign_id, news, actor=actor, reason=reason))
 
     def training_set(self, campaign_id: int, prop: str, *, upto_seq: int | None = None) -> TrainingSet:
         """Return what is known of each candidate's `prop` with `seq <= upto_seq` (default: all)."""
@@ -68,8 +129,9 @@ class Measurements:
             .join(Attempt, Attempt.evaluation_id == Evaluation.id)
             .where(Attempt.failure == FailureClass.INFEASIBLE)
         )
-        told = select(Measurement.candidate_id).where(Measurement.qualifier == Qualifier.INFEASIBLE)
-        valued = select(Measurement.candidate_id).where(Measurement.qualifier.in_(WITH_VALUE))
+        current = select(Measurement.candidate_id).where(~is_superseded())
+        told = current.where(Measurement.qualifier == Qualifier.INFEASIBLE)
+        valued = current.where(Measurement.qualifier.in_(WITH_VALUE))
         query = select(Candidate.object).where(
             Candidate.campaign_id == campaign_id,
             Candidate.id.in_(failed.union(told)),
@@ -79,9 +141,19 @@ class Measurements:
             return list(session.scalars(query.order_by(Candidate.key)))
 
     def known_keys(self, campaign_id: int) -> set[str]:
-        """Return the keys of all candidates that were measured or that await a measurement."""
+        """Return the keys of all candidates that were measured, that await a measurement, or that were vetoed.
+
+        One whose evaluation was cancelled, for want of money or by a person, may be proposed again. So may one of
+        which every value was retracted, if it awaits none.
+        """
         measured = select(Candidate.key).join(Measurement, Measurement.candidate_id == Candidate.id)
+        measured = measured.where(Measurement.qualifier != Qualifier.RETRACTED, ~is_superseded())
         wanted = select(Candidate.key).join(Evaluation, Evaluation.candidate_id == Candidate.id)
+        vetoed = select(Approval.candidate_id).where(
+            Approval.decision == ApprovalDecision.VETOED, Approval.candidate_id.is_not(None)
+        )
+        cancelled = Evaluation.state == EvaluationState.CANCELLED
+        wanted = wanted.where(stands_for_a_value(campaign_id), ~cancelled | Candidate.id.in_(vetoed))
         with self._database.read() as session:
             found = session.scalars(measured.where(Candidate.campaign_id == campaign_id).distinct())
             awaited = session.scalars(wanted.where(Candidate.campaign_id == campaign_id).distinct())
@@ -112,205 +184,19 @@ class Measurements:
             lock_campaign(session, campaign_id)
             session.execute(delete(CurrentValue).where(CurrentValue.campaign_id == campaign_id))
             query = select(Measurement.candidate_id).where(Measurement.campaign_id == campaign_id)
-            _project(session, campaign_id, sorted(set(session.scalars(query))))
+            project(session, campaign_id, sorted(set(session.scalars(query))))
 
 
-def insert_measurements(
-    session: Session,
-    campaign_id: int,
-    records: Sequence[MeasurementRecord],
-    *,
-    actor: str,
-    evaluation_id: int | None = None,
-    attempt_id: int | None = None,
-    refuse_conflicts: bool = True,
-) -> int:
-    """Insert those of `records` that are new, give each a `seq`, and bring `current_value` up to date.
-
-    Returns how many were new. Part of the caller's transaction. A row that is known already (same source
-    and row id) with another value is refused or, without `refuse_conflicts`, left to a person by an event.
-
-    Raises:
-        LabelError: a conflict that is to be refused, or a value that is no finite number.
-    """
-    _refuse_what_does_not_fit(records)
-    lock_campaign(session, campaign_id)
-    ids = ensure_candidates(session, campaign_id, [(r.key, r.object) for r in records])
-    new, conflicts = _new_records(session, campaign_id, records, ids)
-    for record, stored in conflicts:
-        if refuse_conflicts:
-            raise LabelError(
-                f"row {record.row_id!r} of {record.source!r} says {record.property} {record.qualifier} "
-                f"{_said(record.value, record.sem, record.n)} for {record.object!r}, but that row is stored with "
-                f"value {_said(*stored[1:], bound=stored[0])}; nothing was written. Give the row another id or "
-                "source if it is another measurement."
-            )
-        detail = {
-            "row_id": record.row_id,
-            "property": record.property,
-            "stored": stored[1],
-            "came": record.value,
-        }
-        add_event(session, campaign_id, "conflict", actor=actor, detail=detail)
-    if not new:
-        return 0
-    seq = _take_seq(session, campaign_id, len(new))
-    awaited = {} if evaluation_id is not None else _awaited(session, campaign_id, new, ids)
-    settled = set() if evaluation_id is None else {evaluation_id}
-    for offset, record in enumerate(new):
-        candidate_id = ids[record.key]
-        belongs_to = evaluation_id if evaluation_id is not None else awaited.get((candidate_id, record.property))
-        if belongs_to is not None:
-            settled.add(belongs_to)
-        session.add(
-            Measurement(
-                campaign_id=campaign_id,
-                seq=seq + offset,
-                candidate_id=candidate_id,
-                evaluation_id=belongs_to,
-                attempt_id=attempt_id,
-                property=record.property,
-                value=record.value,
-                qualifier=record.qualifier,
-                sem=record.sem,
-                n=record.n,
-                unit=record.unit,
-                as_run=None if record.as_run is None else dict(record.as_run),
-                source=record.source,
-                row_id=record.row_id,
-                actor=actor,
-            )
-        )
-    session.flush()
-    for chunk in chunks(sorted(settled)):
-        session.execute(
-            update(Evaluation)
-            .where(Evaluation.id.in_(chunk), Evaluation.state.in_(sources_of(EvaluationState.DONE)))
-            .values(state=EvaluationState.DONE)
-        )
-    _project(session, campaign_id, sorted({ids[record.key] for record in new}))
-    return len(new)
-
-
-def _refuse_what_does_not_fit(records: Sequence[MeasurementRecord]) -> None:
-    """Refuse what cannot be stored alike everywhere.
-
-    SQLite keeps no NaN, it makes it NULL; it keeps text of any length where PostgreSQL refuses it.
-    """
-    for record in records:
-        for name, limit in _LENGTHS.items():
-            came = getattr(record, name)
-            if came is not None and len(came) > limit:
-                raise LabelError(
-                    f"{name} {came[:40]!r}... has {len(came)} characters, expected at most {limit}; "
-                    "nothing was written. Give it a shorter one."
-                )
-        wanted = record.qualifier in WITH_VALUE
-        if (wanted and record.value is None) or (record.value is not None and not isfinite(record.value)):
-            raise LabelError(
-                f"row {record.row_id!r} of {record.source!r} says {record.property} {record.qualifier} "
-                f"{record.value!r} for {record.object!r}, expected a finite number; nothing was written. "
-                "Correct the value, or leave the row out."
-            )
-
-
-def _new_records(
-    session: Session, campaign_id: int, records: Sequence[MeasurementRecord], ids: dict[str, int]
-) -> tuple[list[MeasurementRecord], list[tuple[MeasurementRecord, _Content]]]:
-    """Return the records that are not stored yet, and those that contradict what is stored, with it."""
-    known: dict[tuple[str, str, str], tuple[int, _Content]] = {}
-    for source in {record.source for record in records}:
-        row_ids = sorted({record.row_id for record in records if record.source == source})
-        for chunk in chunks(row_ids):
-            query = select(Measurement).where(
-                Measurement.campaign_id == campaign_id,
-                Measurement.source == source,
-                Measurement.row_id.in_(chunk),
-            )
-            for row in session.scalars(query):
-                content = (row.qualifier, row.value, row.sem, row.n)
-                known[row.source, row.row_id, row.property] = (row.candidate_id, content)
-    new: list[MeasurementRecord] = []
-    conflicts: list[tuple[MeasurementRecord, _Content]] = []
-    for record in records:
-        identity = (record.source, record.row_id, record.property)
-        came = (ids[record.key], (record.qualifier, record.value, record.sem, record.n))
-        if identity not in known:
-            known[identity] = came
-            new.append(record)
-        elif known[identity] != came:
-            conflicts.append((record, known[identity][1]))
-    return new, conflicts
-
-
-def _said(value: float | None, sem: float | None, n: int | None, *, bound: Qualifier = Qualifier.EQUAL) -> str:
-    """Return what a row says, as a person would write it."""
-    known = (("sem", sem), ("n", n))
-    more = ", ".join(f"{name} {number!r}" for name, number in known if number is not None)
-    plain = repr(value) if bound is Qualifier.EQUAL else f"{bound} {value!r}"
-    return f"{plain} ({more})" if more else plain
-
-
-def _take_seq(session: Session, campaign_id: int, count: int) -> int:
-    """Return the first of `count` new numbers.
-
-    The campaign's row stays locked until the transaction ends: the order of commits is that of numbers.
-    """
-    last = session.execute(
-        update(Campaign)
-        .where(Campaign.id == campaign_id)
-        .values(clock=Campaign.clock + count)
-        .returning(Campaign.clock)
-        .execution_options(synchronize_session=False)
-    ).scalar_one()
-    return last - count + 1
-
-
-def _awaited(
-    session: Session, campaign_id: int, records: Sequence[MeasurementRecord], ids: dict[str, int]
-) -> dict[tuple[int, str], int]:
-    """Return the evaluation that a told value of a candidate's property settles.
-
-    Only a property that the campaign wants does: a mass or a purity is no answer to what is awaited.
-    """
-    wanted = set(session.scalars(select(Objective.property).where(Objective.campaign_id == campaign_id)))
-    candidate_ids = {ids[record.key] for record in records if record.property in wanted}
-    found: dict[tuple[int, str], int] = {}
-    open_states = sources_of(EvaluationState.DONE)
-    for chunk in chunks(sorted(candidate_ids)):
-        query = select(Evaluation.candidate_id, Evaluation.id)
-        query = query.where(Evaluation.candidate_id.in_(chunk), Evaluation.state.in_(open_states))
-        for candidate_id, evaluation_id in session.execute(query.order_by(Evaluation.replicate.desc())):
-            found.update({(candidate_id, prop): evaluation_id for prop in wanted})
-    return found
-
-
-def _project(session: Session, campaign_id: int, candidate_ids: Sequence[int]) -> None:
-    """Recompute `current_value` of these candidates from their measurements."""
-    later = aliased(Measurement)
-    for chunk in chunks(candidate_ids):
-        session.execute(delete(CurrentValue).where(CurrentValue.candidate_id.in_(chunk)))
-        query = (
-            select(Measurement.candidate_id, Measurement.property, Measurement.value, Measurement.seq)
-            .where(
-                Measurement.candidate_id.in_(chunk),
-                Measurement.qualifier == Qualifier.EQUAL,
-                ~select(later.id).where(later.supersedes_id == Measurement.id).exists(),
-            )
-            .order_by(Measurement.seq)
-        )
-        values: dict[tuple[int, str], list[tuple[float, int]]] = defaultdict(list)
-        for candidate_id, prop, value, seq in session.execute(query):
-            values[candidate_id, prop].append((value, seq))
-        session.add_all(
-            CurrentValue(
-                campaign_id=campaign_id,
-                candidate_id=candidate_id,
-                property=prop,
-                value=fsum(value for value, _ in found) / len(found),
-                count=len(found),
-                seq=found[-1][1],
-            )
-            for (candidate_id, prop), found in values.items()
-        )
-    session.flush()
+def _retraction(session: Session, campaign_id: int, versions: Sequence[Measurement]) -> New:
+    last = versions[-1]
+    candidate = session.get_one(Candidate, last.candidate_id)
+    record = MeasurementRecord(
+        key=candidate.key,
+        object=candidate.object,
+        property=last.property,
+        value=None,
+        source=last.source,
+        row_id=last.row_id,
+        qualifier=Qualifier.RETRACTED,
+    )
+    return correction(session, campaign_id, record, candidate.id, versions)

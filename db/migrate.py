@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
+from flowscout.db.reader_role import ensure_reader
 from flowscout.errors import NoHistoryError, SchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"
+HEAD = "0003"
 """The revision this version works with. Kept by hand, so that opening a database does not load Alembic;
 a test compares it with the migrations on disk."""
 
@@ -29,10 +30,11 @@ def config(connection: Connection) -> "Config":
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Run the migrations up to `revision`."""
+    """Run the migrations up to `revision`, and let the reader's role read the tables."""
     from alembic import command
 
     command.upgrade(config(connection), revision)
+    ensure_reader(connection)
 
 
 def downgrade(connection: Connection, revision: str = "base") -> None:

@@ -1,26 +1,35 @@
 """Questions that people ask of a campaign. They read one snapshot and never lock a writer."""
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, Select, and_, func, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, and_, case, func, select
+from sqlalchemy.orm import Session, aliased
 
+from flowscout.db.asking import CHUNK, EVERYTHING, AsOf, HistoryFilter, cut_off, iterate_rows, values_at
+from flowscout.db.candidates import chunks
 from flowscout.db.database import Database
+from flowscout.db.lineage import Lineage, find_candidate, read_lineage, unknown_candidate
 from flowscout.db.models import (
+    Attempt,
     Balance,
     Campaign,
     Candidate,
     CurrentValue,
     Evaluation,
+    Ledger,
     Measurement,
     ModelFit,
+    Oracle,
     Round,
     SamplerRun,
 )
-from flowscout.db.models.base import UtcDateTime
-from flowscout.db.states import CampaignState, EvaluationState, RoundState
+from flowscout.db.readonly import ROW_LIMIT, TIMEOUT_S, Answer, ask_sql
+from flowscout.db.states import CampaignState, EvaluationState, LedgerKind, RoundState
+from flowscout.db.training import is_superseded
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,28 @@ class RoundRow:
 
 
 @dataclass(frozen=True)
+class WaitingRow:
+    """A wanted measurement that is not over.
+
+    `since` is when it came into its state: queued, begun (by `owner`, whose lease ends at `lease_until`), or
+    left unknown. `reserved_minor` is the money held for it.
+    """
+
+    evaluation_id: int
+    candidate_id: int
+    object: str
+    round: int | None
+    state: EvaluationState
+    since: datetime
+    oracle: str
+    replicate: int
+    attempts: int
+    owner: str | None
+    lease_until: datetime | None
+    reserved_minor: int
+
+
+@dataclass(frozen=True)
 class StatusRecord:
     """Where a campaign stands."""
 
@@ -72,6 +103,9 @@ class StatusRecord:
     limit_minor: int | None
 
 
+_WAITING = (EvaluationState.QUEUED, EvaluationState.RUNNING, EvaluationState.UNKNOWN)
+
+
 class Queries:
     """What may be asked."""
 
@@ -79,43 +113,79 @@ class Queries:
         self._database = database
 
     def history(
-        self, campaign_name: str, *, round_number: int | None = None, limit: int | None = None
+        self, campaign_name: str, wanted: HistoryFilter = EVERYTHING, *, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """Return rows of the view `history`, one for each measurement, in the order of their `seq`."""
-        sql = "SELECT * FROM history WHERE campaign = :campaign"
-        values: dict[str, Any] = {"campaign": campaign_name}
-        if round_number is not None:
-            sql += " AND round = :round"
-            values["round"] = round_number
-        sql += " ORDER BY seq"
-        if limit is not None:
-            sql = f"SELECT * FROM ({sql} DESC LIMIT :limit) AS latest ORDER BY seq"  # noqa: S608
-            values["limit"] = limit
-        with self._database.read() as session:
-            typed = text(sql).columns(measured_at=UtcDateTime(), superseded=Boolean())
-            return [dict(row) for row in session.execute(typed, values).mappings()]
+        """Return rows of the history, one for each measurement, in the order of their `seq`.
 
-    def best(self, campaign_id: int, prop: str, *, direction: str, k: int) -> list[BestRow]:
-        """Return the `k` best candidates by the mean of their valid values, ties by key."""
-        order = CurrentValue.value.desc() if direction == "maximize" else CurrentValue.value.asc()
-        found_in = (
-            select(func.min(Round.number))
-            .join(Evaluation, Evaluation.round_id == Round.id)
-            .where(Evaluation.candidate_id == Candidate.id)
-            .scalar_subquery()
-        )
-        query = (
-            select(Candidate, CurrentValue, found_in)
-            .join(CurrentValue, CurrentValue.candidate_id == Candidate.id)
-            .where(CurrentValue.campaign_id == campaign_id, CurrentValue.property == prop)
-            .order_by(order, Candidate.key)
-            .limit(k)
-        )
+        With a `limit` they are the latest so many. `iterate_history` is for more than fit in memory.
+        """
         with self._database.read() as session:
-            return [
-                BestRow(rank, row.id, row.object, row.key, current.value, current.count, number)
-                for rank, (row, current, number) in enumerate(session.execute(query), start=1)
-            ]
+            campaign_id = session.scalar(select(Campaign.id).where(Campaign.name == campaign_name))
+            if campaign_id is None:
+                return []
+            return [row for rows in iterate_rows(session, campaign_id, wanted, limit=limit) for row in rows]
+
+    def iterate_history(
+        self, campaign_id: int, wanted: HistoryFilter = EVERYTHING, *, limit: int | None = None, chunk: int = CHUNK
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield the same rows in lists of at most `chunk`, so that memory is bounded.
+
+        They are of one snapshot, which stands until the last list is taken or the iterator is closed. It
+        delays no writer.
+        """
+        with self._database.read() as session:
+            yield from iterate_rows(session, campaign_id, wanted, limit=limit, chunk=chunk)
+
+    def cut_off(self, campaign_id: int, as_of: AsOf) -> int:
+        """Return the last `seq` that was known at a moment: a `seq`, an aware time, `"round 7"`, `"seq 120"`.
+
+        Of a round it is what its surrogate saw; of a time, the last measurement recorded at or before it.
+
+        Raises:
+            NotFoundError: the campaign has no such round or no such `seq` yet, or the round was not fitted.
+            QueryError: the text says no moment, or a time has no zone.
+        """
+        with self._database.read() as session:
+            return cut_off(session, campaign_id, as_of)
+
+    def best(
+        self, campaign_id: int, prop: str, *, direction: str, k: int, upto_seq: int | None = None
+    ) -> list[BestRow]:
+        """Return the `k` best candidates by the mean of their valid values, ties by key.
+
+        With `upto_seq` by what was known then, made anew from the measurements: corrections that came later
+        do not count.
+        """
+        with self._database.read() as session:
+            if upto_seq is None:
+                return _best_now(session, campaign_id, prop, direction=direction, k=k)
+            return _best_then(session, campaign_id, prop, direction=direction, k=k, upto_seq=upto_seq)
+
+    def candidate(self, campaign_id: int, name: int | str) -> int:
+        """Return the id of the candidate with this id, key or object.
+
+        Raises:
+            NotFoundError: there is none; the message names those near it.
+        """
+        with self._database.read() as session:
+            found = find_candidate(session, campaign_id, name)
+            if found is None:
+                raise unknown_candidate(session, campaign_id, name)
+            return found
+
+    def lineage(self, candidate_id: int) -> Lineage:
+        """Return everything that the history knows of a candidate; `candidate` finds its id."""
+        with self._database.read() as session:
+            return read_lineage(session, candidate_id)
+
+    def sql(self, statement: str, *, limit: int | None = ROW_LIMIT, timeout_s: float = TIMEOUT_S) -> Answer:
+        """Return the rows of one SELECT, at most `limit`; the database itself sees to it that it only reads.
+
+        Raises:
+            QueryError: it is wrong, is not one question, would change or reach something else, or takes too
+                long; or, on PostgreSQL, the role that may only read could not be made.
+        """
+        return ask_sql(self._database, statement, limit=limit, timeout_s=timeout_s)
 
     def status(self, campaign_id: int, prop: str, *, direction: str) -> StatusRecord:
         """Return where the campaign stands."""
@@ -146,49 +216,143 @@ class Queries:
 
     def pending(self, campaign_id: int) -> list[str]:
         """Return the objects that await a measurement, in the order they were queued."""
-        waiting = (EvaluationState.QUEUED, EvaluationState.RUNNING, EvaluationState.UNKNOWN)
         query = (
             select(Candidate.object)
             .join(Evaluation, Evaluation.candidate_id == Candidate.id)
-            .where(Evaluation.campaign_id == campaign_id, Evaluation.state.in_(waiting))
+            .where(Evaluation.campaign_id == campaign_id, Evaluation.state.in_(_WAITING))
             .order_by(Evaluation.id)
         )
         with self._database.read() as session:
             return list(session.scalars(query))
+
+    def waiting(self, campaign_id: int) -> list[WaitingRow]:
+        """Return each wanted measurement that is not over, in the order they were queued."""
+        with self._database.read() as session:
+            return _waiting(session, campaign_id)
 
 
 def _count(session: Session, query: Select[tuple[int]], where: Any) -> int:
     return session.scalar(select(func.count()).select_from(query.where(where).subquery())) or 0
 
 
-def _round_rows(session: Session, campaign_id: int, prop: str, *, direction: str) -> list[RoundRow]:
-    values: dict[int | None, list[float]] = {}
+def _best_now(session: Session, campaign_id: int, prop: str, *, direction: str, k: int) -> list[BestRow]:
+    order = CurrentValue.value.desc() if direction == "maximize" else CurrentValue.value.asc()
     query = (
-        select(Round.number, Measurement.value)
+        select(CurrentValue.candidate_id, CurrentValue.value, CurrentValue.count)
+        .join(Candidate, Candidate.id == CurrentValue.candidate_id)
+        .where(CurrentValue.campaign_id == campaign_id, CurrentValue.property == prop)
+        .order_by(order, Candidate.key)
+        .limit(k)
+    )
+    return _ranked(session, [(row[0], row[1], row[2]) for row in session.execute(query)])
+
+
+def _best_then(
+    session: Session, campaign_id: int, prop: str, *, direction: str, k: int, upto_seq: int
+) -> list[BestRow]:
+    sign = -1.0 if direction == "maximize" else 1.0
+    found = heapq.nsmallest(k, values_at(session, campaign_id, prop, upto_seq), key=lambda one: sign * one[1])
+    return _ranked(session, found)
+
+
+def _ranked(session: Session, found: Sequence[tuple[int, float, int]]) -> list[BestRow]:
+    """Return candidates, given by id, value and count in their order, with all that is said of them."""
+    said: dict[int, tuple[str, str, int | None]] = {}
+    for chunk in chunks(candidate_id for candidate_id, _, _ in found):
+        query = (
+            select(Candidate.id, Candidate.object, Candidate.key, func.min(Round.number))
+            .outerjoin(Evaluation, Evaluation.candidate_id == Candidate.id)
+            .outerjoin(Round, Round.id == Evaluation.round_id)
+            .where(Candidate.id.in_(chunk))
+            .group_by(Candidate.id, Candidate.object, Candidate.key)
+        )
+        said.update({row[0]: (row[1], row[2], row[3]) for row in session.execute(query)})
+    rows = []
+    for rank, (candidate_id, value, count) in enumerate(found, start=1):
+        text, key, number = said[candidate_id]
+        rows.append(BestRow(rank, candidate_id, text, key, value, count, number))
+    return rows
+
+
+def _waiting(session: Session, campaign_id: int) -> list[WaitingRow]:
+    later = aliased(Attempt)
+    last = (
+        select(func.max(later.number)).where(later.evaluation_id == Evaluation.id).correlate(Evaluation)
+    ).scalar_subquery()
+    change = case(
+        (Ledger.kind == LedgerKind.RESERVE, Ledger.amount_minor),
+        (Ledger.kind == LedgerKind.RELEASE, -Ledger.amount_minor),
+        else_=0,
+    )
+    reserved = select(func.coalesce(func.sum(change), 0)).where(Ledger.evaluation_id == Evaluation.id)
+    query = (
+        select(Evaluation, Candidate.object, Round.number, Oracle.name, Attempt, reserved.scalar_subquery())
+        .join(Candidate, Candidate.id == Evaluation.candidate_id)
+        .join(Oracle, Oracle.id == Evaluation.oracle_id)
+        .outerjoin(Round, Round.id == Evaluation.round_id)
+        .outerjoin(Attempt, (Attempt.evaluation_id == Evaluation.id) & (Attempt.number == last))
+        .where(Evaluation.campaign_id == campaign_id, Evaluation.state.in_(_WAITING))
+        .order_by(Evaluation.id)
+    )
+    return [_waiting_row(*row) for row in session.execute(query)]
+
+
+def _waiting_row(
+    evaluation: Evaluation, text: str, number: int | None, oracle: str, attempt: Attempt | None, reserved: Any
+) -> WaitingRow:
+    running = evaluation.state is EvaluationState.RUNNING and attempt is not None
+    since = evaluation.created_at
+    if attempt is not None:  # a queued one that was tried before waits since that attempt ended
+        since = attempt.started_at if running or attempt.ended_at is None else attempt.ended_at
+    return WaitingRow(
+        evaluation_id=evaluation.id,
+        candidate_id=evaluation.candidate_id,
+        object=text,
+        round=number,
+        state=evaluation.state,
+        since=since,
+        oracle=oracle,
+        replicate=evaluation.replicate,
+        attempts=0 if attempt is None else attempt.number,
+        owner=attempt.owner if running and attempt is not None else None,
+        lease_until=attempt.lease_until if running and attempt is not None else None,
+        reserved_minor=int(reserved),
+    )
+
+
+class _Batch(NamedTuple):
+    measured: int
+    best: float | None
+    mean: float | None
+
+
+def _round_rows(session: Session, campaign_id: int, prop: str, *, direction: str) -> list[RoundRow]:
+    pick, select_best = (max, func.max) if direction == "maximize" else (min, func.min)
+    value = Measurement.value
+    query = (
+        select(Round.number, func.count(), select_best(value), func.avg(value))
         .select_from(Measurement)
         .outerjoin(Evaluation, Evaluation.id == Measurement.evaluation_id)
         .outerjoin(Round, Round.id == Evaluation.round_id)
         .where(Measurement.campaign_id == campaign_id, Measurement.property == prop)
-        .where(Measurement.value.is_not(None), Measurement.qualifier == "=")
+        .where(value.is_not(None), Measurement.qualifier == "=", ~is_superseded())
+        .group_by(Round.number)
     )
-    for number, value in session.execute(query):
-        if value is not None:
-            values.setdefault(number, []).append(value)
-    pick = max if direction == "maximize" else min
-    best = pick(values[None]) if None in values else None
+    batches: dict[int | None, _Batch] = {number: _Batch(*found) for number, *found in session.execute(query)}
+    best = batches[None].best if None in batches else None
     rows = []
     diagnostics = _diagnostics(session, campaign_id)
     for row in session.scalars(select(Round).where(Round.campaign_id == campaign_id).order_by(Round.number)):
-        batch: Sequence[float] = values.get(row.number, [])
-        if batch:
-            best = pick([*batch] if best is None else [best, *batch])
+        batch = batches.get(row.number, _Batch(0, None, None))
+        if batch.best is not None:
+            best = batch.best if best is None else pick(best, batch.best)
         rows.append(
             RoundRow(
                 number=row.number,
                 state=row.state,
-                measured=len(batch),
-                batch_best=pick(batch) if batch else None,
-                batch_mean=sum(batch) / len(batch) if batch else None,
+                measured=batch.measured,
+                batch_best=batch.best,
+                batch_mean=batch.mean,
                 best=best,
                 surrogate=diagnostics.get(row.number, ({}, {}))[0],
                 sampler=diagnostics.get(row.number, ({}, {}))[1],

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from math import fsum
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import aliased
 
 from flowscout.db.models import Candidate, Measurement
@@ -22,10 +22,15 @@ _Value = tuple[str, str, float | None, Qualifier, float | None, int | None]
 """Key, object, value, qualifier, sem and n of a measurement."""
 
 
+def is_superseded(upto_seq: int | None = None) -> ColumnElement[bool]:
+    """Return the condition that a measurement was superseded, by anything or by what came up to a cut-off."""
+    later = aliased(Measurement)
+    query = select(later.id).where(later.supersedes_id == Measurement.id)
+    return (query if upto_seq is None else query.where(later.seq <= upto_seq)).exists()
+
+
 def valid_values(campaign_id: int, prop: str, upto_seq: int) -> Select[_Value]:
     """Return the query of all values and bounds up to a cut-off that nothing before the cut-off supersedes."""
-    later = aliased(Measurement)
-    superseded = select(later.id).where(later.supersedes_id == Measurement.id, later.seq <= upto_seq)
     columns = (Measurement.value, Measurement.qualifier, Measurement.sem, Measurement.n)
     return (
         select(Candidate.key, Candidate.object, *columns)
@@ -35,7 +40,7 @@ def valid_values(campaign_id: int, prop: str, upto_seq: int) -> Select[_Value]:
             Measurement.property == prop,
             Measurement.seq <= upto_seq,
             Measurement.qualifier.in_(WITH_VALUE),
-            ~superseded.exists(),
+            ~is_superseded(upto_seq),
         )
         .order_by(Candidate.key, Measurement.seq)
     )

@@ -1,7 +1,7 @@
 """Vetoes: a person takes candidates out of a batch before they are measured, and others take their places.
 
 The decision, the refilled places and the queue change in one transaction, or not at all. Who claims an
-evaluation first, an oracle or a veto, has it: both lock the campaign.
+evaluation first, an oracle or a veto, has it: both lock it.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,14 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import candidate_ids
 from flowscout.db.database import Database
+from flowscout.db.events import add_event
+from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Approval, Campaign, Candidate, Evaluation, Measurement, Oracle, Proposal, Round
+from flowscout.db.money import hand_on
+from flowscout.db.queueing import idempotency_key
 from flowscout.db.records import OracleRecord, VetoRecord
-from flowscout.db.rounds import idempotency_key
 from flowscout.db.states import ApprovalDecision, Decision, EvaluationState
 from flowscout.errors import StateError
 
@@ -93,6 +95,7 @@ def _place(session: Session, candidate_id: int | None, text: str) -> _Place:
         )
         .where(Evaluation.candidate_id == candidate_id, Proposal.decision == Decision.SELECTED)
         .order_by(Evaluation.id.desc())
+        .with_for_update(of=Evaluation, key_share=True)  # against a claim, which does not lock the campaign
     )
     row = session.execute(query).first()
     if row is None:
@@ -127,12 +130,15 @@ def _take_out(session: Session, place: _Place, *, reason: str, actor: str) -> No
 def _refill(session: Session, place: _Place, text: str, *, reason: str, actor: str) -> None:
     """Give the place to the next best, if there is one, and log what was done."""
     gone, evaluation = place.proposal, place.evaluation
-    row = session.execute(_next_best(gone.round_id)).first()
+    row, queued = session.execute(_next_best(gone.round_id)).first(), None
     if row is not None:
         heir, candidate = row
         heir.decision, heir.rank = Decision.SELECTED, gone.rank
         heir.reason = f"in place of {text!r}, which was vetoed: {reason}"
-        session.add(_queued(session, evaluation, candidate))
+        queued = _queued(session, evaluation, candidate)
+        session.add(queued)
+        session.flush()
+    hand_on(session, evaluation, queued)
     detail = {
         "candidate_id": gone.candidate_id,
         "replaced_by": None if row is None else row[1].id,

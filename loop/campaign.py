@@ -2,21 +2,36 @@
 
 import getpass
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowscout.db import History, StatusRecord, Told
+from flowscout.db import (
+    AsOf,
+    BudgetRecord,
+    EventKind,
+    History,
+    Keep,
+    Lineage,
+    StatusRecord,
+    Told,
+    WaitingRow,
+)
 from flowscout.errors import CampaignBusyError, ConfigError, StateError
+from flowscout.loop import asking
 from flowscout.loop.config import MAX_BATCH, CampaignFile, database_url, read_campaign_file
 from flowscout.loop.included import check_included
+from flowscout.loop.notices import deliver, deliver_quietly
 from flowscout.loop.oracles import Oracle, build_oracle
 from flowscout.loop.outside import check_features
+from flowscout.loop.reconciling import COLUMNS, rulings_of, unknown_rows
+from flowscout.loop.spaces.listing import Listing
 from flowscout.loop.telling import read_labels
-from flowscout.loop.workbench import Workbench, hold_campaign, register, rules_of
+from flowscout.loop.workbench import Workbench, hold_campaign, lay_out, register, rules_of
 from flowscout.version import __version__
 
 if TYPE_CHECKING:
@@ -57,6 +72,24 @@ class Campaign:
         )
         return cls(bench)
 
+    @classmethod
+    def open(cls, db: str, name: str | None = None) -> "Campaign":
+        """Open a campaign as a history holds it; neither its file nor its oracle need to be on this machine.
+
+        It can be asked everything; what calls the oracle fails where the oracle is not. `name` may be left out
+        where the history holds one campaign.
+
+        Raises:
+            NoHistoryError, SchemaError: there is no history at `db`, or it cannot be opened.
+            NotFoundError: it holds no campaign of this name, or several and none was named.
+        """
+        history = History(db, create=False)
+        try:
+            return cls(lay_out(history, history.campaigns.only() if name is None else name))
+        except BaseException:
+            history.close()
+            raise
+
     @property
     def name(self) -> str:
         """The campaign's name."""
@@ -68,29 +101,128 @@ class Campaign:
         return self._bench
 
     def tell(
-        self, data: "pd.DataFrame | str | Path", *, source: str | None = None, actor: str | None = None
+        self,
+        data: "pd.DataFrame | str | Path",
+        *,
+        source: str | None = None,
+        actor: str | None = None,
+        correct: bool = False,
+        reason: str | None = None,
     ) -> Told:
         """Record measured values: all rows, or none. Telling the same again changes nothing.
 
         `data` is a table (or the path of a CSV file) with the objects in a column `object` or `sequence` and
-        the values in a column named like the objective; `row_id`, where there is one, identifies the rows of
-        a `source` (default: the file's name), otherwise content and occurrence do. Columns NAME_sem (standard
-        error), NAME_n (how many readings the value is a mean of) and NAME_qualifier (`<`, `>`) may stand beside
-        the objective NAME; their cells may be empty. An object that is in no
-        catalogue may be told where the table has all of the catalogue's features: it is learned from and
-        never proposed.
+        the values in columns named like the objective and the further `properties` of the campaign file; empty
+        cells say nothing yet. Beside a property NAME may stand NAME_sem (standard error), NAME_n (how many
+        readings the value is a mean of), NAME_qualifier (`<`, `>`, `missing`, `infeasible`, `retracted`) and
+        NAME_unit, which must be the campaign's. Columns `as_run_X` hold conditions. `row_id`, where there is one,
+        identifies the rows of a `source` (default: the file's name), else object and `replicate`, else content
+        and occurrence. With `correct` and a `reason` rows that are stored with another value are superseded. An
+        object that is in no catalogue may be told where the table has all of the catalogue's features: it is
+        learned from and never proposed.
 
         Raises:
             LabelError: a value is not a finite number, a column is missing, or a stored row has another value.
             ObjectError: an object is not in the space, and its features did not come.
+            ConfigError: a correction came without a reason.
         """
         bench = self._bench
+        why = _reason(reason, what="correction") if correct else None
         folder, rules = Path(bench.version.folder), bench.tools.rules
-        records = read_labels(data, bench.config, folder=folder, source=source, rules=rules)
-        check_features(bench, records)
-        told = bench.history.measurements.add(bench.campaign.id, records, actor=actor or _user())
+        sheet = read_labels(data, bench.config, folder=folder, source=source, rules=rules, correct=correct)
+        check_features(bench, sheet.records)
+        told = bench.history.measurements.add(
+            bench.campaign.id, sheet.records, actor=actor or _user(), correct=why
+        )
         self._complete_if_possible()
-        return told
+        self._deliver()
+        return replace(told, empty=sheet.empty, unread=sheet.unread)
+
+    def retract(
+        self,
+        obj: str | None = None,
+        *,
+        source: str | None = None,
+        row_id: str | None = None,
+        reason: str,
+        actor: str | None = None,
+    ) -> int:
+        """Take back all values of an object, or those of one row of a source; return how many were taken back.
+
+        Nothing is deleted: what was fitted before is still known to have seen them. The same again changes
+        nothing. An object of which every value was taken back may be proposed again.
+
+        Raises:
+            ConfigError: neither an object nor a row came, or no reason.
+            NotFoundError: no value of it is stored.
+        """
+        bench = self._bench
+        row = None if source is None or row_id is None else (source, row_id)
+        if (obj is None) == (row is None):
+            raise ConfigError(
+                "expected either an object or a source and a row id; nothing was retracted. Give one."
+            )
+        why = _reason(reason, what="retraction")
+        key = None if obj is None else _key(bench, obj)
+        return bench.history.measurements.retract(
+            bench.campaign.id, key=key, row=row, reason=why, actor=actor or _user()
+        )
+
+    def conflicts(self) -> "pd.DataFrame":
+        """Return the rows that have two values until `settle_conflict` is told which counts."""
+        import pandas as pd
+
+        found = self._bench.history.conflicts.open(self._bench.campaign.id)
+        columns = ["id", "at", "object", "property", "source", "row_id", "stored", "came", "actor"]
+        rows = [vars(one) | {"stored": str(one.stored), "came": str(one.came)} for one in found]
+        return pd.DataFrame(rows, columns=columns)
+
+    def settle_conflict(self, conflict: int, *, keep: str, reason: str, actor: str | None = None) -> None:
+        """Say which value of a conflict counts: `stored`, `came`, or `both` as readings of the object.
+
+        Raises:
+            ConfigError: `keep` is none of these, or no reason came.
+            NotFoundError, StateError: there is no such conflict, or it was settled before.
+        """
+        if keep not in tuple(Keep):
+            raise ConfigError(f"keep is {keep!r}, expected one of {', '.join(Keep)}; nothing was written.")
+        why = _reason(reason, what="decision")
+        self._bench.history.conflicts.settle(
+            self._bench.campaign.id, conflict, Keep(keep), reason=why, actor=actor or _user()
+        )
+
+    def notify(self) -> int:
+        """Tell the hooks of the campaign file what they do not know yet; return how many notices went out."""
+        bench = self._bench
+        return deliver(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
+
+    def budget(self) -> BudgetRecord:
+        """Return the money: limit, reserved, spent, and of which round and oracle."""
+        return self._bench.history.budgets.get(self._bench.campaign.id)
+
+    def set_budget(self, limit: float | None, *, reason: str, actor: str | None = None) -> None:
+        """Raise or lower the limit, in US dollars (None: no limit), until the campaign file says another one.
+
+        Raises:
+            ConfigError: more is committed already, or no reason came.
+        """
+        minor = None if limit is None else round(limit * 100)
+        why = _reason(reason, what="limit")
+        self._bench.history.budgets.set_limit(self._bench.campaign.id, minor, reason=why, actor=actor or _user())
+        self._deliver()
+
+    def events(self, *, kind: str | Sequence[str] = (), since: datetime | None = None) -> "pd.DataFrame":
+        """Return the log: id, at, kind, actor, round, detail; of one or several kinds, since a time.
+
+        Raises:
+            ConfigError: there is no such kind.
+        """
+        import pandas as pd
+
+        kinds = [kind] if isinstance(kind, str) else list(kind)
+        check_kinds(kinds)
+        found = self._bench.history.events.read(self._bench.campaign.id, kinds=kinds, since=since)
+        return pd.DataFrame([vars(one) for one in found], columns=["id", "at", "kind", "actor", "round", "detail"])
 
     def ask(self, n: int | None = None, *, include: Sequence[str] = ()) -> "pd.DataFrame":
         """Return the batch that is to be measured next: candidate_id, object, mean, sd, acquisition.
@@ -157,6 +289,54 @@ class Campaign:
         self._complete_if_possible()
         return pd.DataFrame([asdict(one) for one in done], columns=["object", "replacement", "new"])
 
+    def reconcile(
+        self,
+        done: "Mapping[str, float | None] | pd.DataFrame | str | Path | None" = None,
+        *,
+        never: Sequence[str] = (),
+        retry: Sequence[str] = (),
+        actor: str | None = None,
+    ) -> "pd.DataFrame":
+        """Settle calls of which nobody knew whether they happened; return those that are unknown now.
+
+        `done` holds values by object (None: the one that came too late), or a table as `tell` takes: the call
+        happened and is paid for. `never`: it did not happen and never will; it is queued with another key and
+        its money is free. `retry`: it is queued with the same key; an oracle that is not idempotent may be paid
+        twice then, so that the price of the first call counts as spent. All of it is done or nothing; each act
+        is kept in the history with its `actor`.
+
+        Raises:
+            StateError: an object has no unknown call.
+            LabelError: a value is no finite number, or contradicts one of the same call that is stored.
+        """
+        import pandas as pd
+
+        bench = self._bench
+        rulings = rulings_of(bench, done=done, never=never, retry=retry)
+        if rulings:
+            bench.history.experiments.reconcile(bench.campaign.id, rulings, actor=actor or _user())
+            self._complete_if_possible()
+        return pd.DataFrame(unknown_rows(bench), columns=[*COLUMNS, "idempotent", "idempotency_key"])
+
+    def cancel(self, objects: Sequence[str], *, reason: str, actor: str | None = None) -> int:
+        """Cancel measurements that nobody has begun, all of them or none; return how many are cancelled now.
+
+        Unlike after a veto, the places stay empty and a later round may propose the objects again.
+
+        Raises:
+            ConfigError: no reason came.
+            StateError: an object awaits no measurement, or its measurement has begun or is over.
+        """
+        if not reason.strip():
+            raise ConfigError("a cancellation came without a reason, expected a few words; they are kept.")
+        bench = self._bench
+        rules = bench.tools.rules
+        wanted = {rules.key(text): text for text in ([objects] if isinstance(objects, str) else objects)}
+        experiments = bench.history.experiments
+        count = experiments.cancel(bench.campaign.id, wanted, reason=reason, actor=actor or _user())
+        self._complete_if_possible()
+        return count
+
     def run_round(self) -> "Progress | None":
         """Run the round that is due to its end, calling the oracle; None when the campaign is finished.
 
@@ -176,22 +356,85 @@ class Campaign:
             self._bench.campaign.id, objective.name, direction=objective.direction
         )
 
-    def best(self, k: int = 10) -> "pd.DataFrame":
-        """Return the `k` best candidates, with the round that proposed each (none: it was told)."""
+    def best(
+        self, k: int = 10, *, diverse: bool = False, distance: float | None = None, as_of: AsOf | None = None
+    ) -> "pd.DataFrame":
+        """Return the `k` best candidates, with the round that proposed each (none: it was told).
+
+        With `diverse`, or a `distance`, they are taken greedily by value, each at least `distance` from those
+        taken, in the space's own distance. By default that is the campaign file's `batch.distance`, else a
+        quarter of the largest distance among the best hundred (or ten times `k`). There are fewer than `k`
+        where no others are that far apart; objects outside a catalogue are left out. `as_of` (see `history`)
+        ranks by what was known then.
+
+        Raises:
+            ConfigError: `k` or the distance is not positive.
+            NotFoundError, QueryError: `as_of` is no moment of the campaign.
+        """
         import pandas as pd
 
-        objective = self._bench.config.objective
-        rows = self._bench.history.queries.best(
-            self._bench.campaign.id, objective.name, direction=objective.direction, k=k
-        )
+        rows = asking.best_rows(self._bench, k, diverse=diverse, distance=distance, as_of=as_of)
         columns = ["rank", "candidate_id", "object", "value", "count", "round"]
         return pd.DataFrame([{c: getattr(row, c) for c in columns} for row in rows], columns=columns)
 
-    def history(self, *, round: int | None = None) -> "pd.DataFrame":  # noqa: A002
-        """Return one row for each measurement, in the order of `seq`, with its whole provenance."""
+    def history(
+        self,
+        *,
+        round: int | None = None,  # noqa: A002
+        property: str | None = None,  # noqa: A002
+        origin: str | None = None,
+        source: str | None = None,
+        object: int | str | None = None,  # noqa: A002
+        since: datetime | None = None,
+        until: datetime | None = None,
+        as_of: AsOf | None = None,
+    ) -> "pd.DataFrame":
+        """Return one row for each measurement, in the order of `seq`, with its whole provenance.
+
+        `since` and `until` are aware times, both included. `as_of` is a moment: `"round 7"` (what its
+        surrogate saw), an aware time, a `seq` (or `"seq 120"`). What came later is not seen then, and a
+        correction that came later corrects nothing.
+
+        Raises:
+            NotFoundError: the campaign has no such round, object or `seq`.
+            QueryError: `as_of` says no moment, or a time has no zone.
+        """
+        wanted = asking.make_filter(
+            self._bench, round=round, property=property, origin=origin, source=source, object=object,
+            since=since, until=until, as_of=as_of,
+        )  # fmt: skip
+        return asking.make_table(self._bench.history.queries.iterate_history(self._bench.campaign.id, wanted))
+
+    def lineage(self, candidate: int | str) -> Lineage:
+        """Return everything that the history knows of a candidate, named by its object or its id.
+
+        Its proposals with the fit, the sampler and the campaign file behind each; its evaluations and every
+        attempt at them; its values with their corrections; the events that name it.
+
+        Raises:
+            NotFoundError: the campaign has no such candidate; the message names those near it.
+        """
+        return self._bench.history.queries.lineage(asking.find_candidate(self._bench, candidate))
+
+    def pending(self) -> "pd.DataFrame":
+        """Return what waits to be measured: since when, in which state, who runs it, the money held for it."""
         import pandas as pd
 
-        return pd.DataFrame(self._bench.history.queries.history(self.name, round_number=round))
+        rows = self._bench.history.queries.waiting(self._bench.campaign.id)
+        return pd.DataFrame([asdict(row) for row in rows], columns=[one.name for one in fields(WaitingRow)])
+
+    def sql(self, statement: str, *, limit: int | None = None, timeout_s: float = 30.0) -> "pd.DataFrame":
+        """Return what one SELECT of the tables or of the view `history` finds, at most `limit` rows.
+
+        The database itself sees to it that nothing can be changed or reached. All campaigns of it are seen.
+
+        Raises:
+            QueryError: it is wrong, not one question, not allowed, or takes longer than `timeout_s`.
+        """
+        import pandas as pd
+
+        found = self._bench.history.queries.sql(statement, limit=limit, timeout_s=timeout_s)
+        return pd.DataFrame.from_records(list(found.rows), columns=list(found.columns))
 
     def close(self) -> None:
         """Close the history."""
@@ -213,6 +456,11 @@ class Campaign:
             bench = replace(bench, config=bench.config.model_copy(update={"batch": batch}))
         with hold_campaign(bench) as held:
             yield held
+
+    def _deliver(self) -> None:
+        """Tell the hooks, if they can be told."""
+        bench = self._bench
+        deliver_quietly(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
 
     def _complete_if_possible(self) -> None:
         """Complete the round if what was told was the last of it; a live runner does so itself."""
@@ -239,6 +487,29 @@ def check_campaign_file(path: Path) -> tuple[CampaignFile, Oracle]:
     rules_of(file.config, file.folder)
     section, objective = file.config.oracle.model_dump(), file.config.objective.name
     return file, build_oracle(section, folder=file.folder, property=objective)
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Refuse kinds of events that there are not.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    for kind in kinds:
+        if kind not in tuple(EventKind):
+            raise ConfigError(f"no events are of kind {kind!r}, expected one of {', '.join(EventKind)}.")
+
+
+def _reason(reason: str | None, *, what: str) -> str:
+    if reason is None or not reason.strip():
+        raise ConfigError(f"a {what} came without a reason, expected a few words; they are kept in the history.")
+    return reason.strip()
+
+
+def _key(bench: Workbench, obj: str) -> str:
+    """Return the key of an object of the space, or of one outside a catalogue, whose name is its key."""
+    rules = bench.tools.rules
+    return obj.strip() if isinstance(rules, Listing) and obj not in rules else rules.key(rules.require(obj))
 
 
 def _user() -> str:

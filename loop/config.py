@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from flowscout.db import parse_url
+from flowscout.db import EventKind, parse_url
 from flowscout.errors import ConfigError
 from flowscout.loop.spaces.alphabets import SequenceRules
 
@@ -54,12 +54,17 @@ class CatalogueSection(_Section):
     metric: Literal["euclid", "tanimoto"] = "euclid"
 
 
-class ObjectiveSection(_Section):
-    """A property to be made large or small."""
+class PropertySection(_Section):
+    """A further property that results may bring: kept and shown, and not optimised."""
 
     name: str = Field(min_length=1)
-    direction: Literal["maximize", "minimize"]
     unit: str | None = None
+
+
+class ObjectiveSection(PropertySection):
+    """A property to be made large or small."""
+
+    direction: Literal["maximize", "minimize"]
 
 
 class TableSection(_Section):
@@ -194,6 +199,42 @@ class BatchSection(_Section):
         return self
 
 
+NOTICES: dict[str, EventKind] = {
+    "round_complete": EventKind.ROUND_COMPLETE,
+    "round_failed": EventKind.ROUND_FAILED,
+    "approval_needed": EventKind.ROUND_AWAITING_APPROVAL,
+    "unknown_attempt": EventKind.UNKNOWN_ATTEMPT,
+    "conflict": EventKind.CONFLICT,
+    "budget_80": EventKind.BUDGET_80,
+    "overspent": EventKind.OVERSPENT,
+    "campaign_finished": EventKind.CAMPAIGN_FINISHED,
+}
+"""What a hook may be told of, and the event that it is. Not that a hook failed: that would go round in a ring."""
+
+
+class NotifySection(_Section):
+    """Who is told when something happens: a command, or a webhook signed with a secret of the environment."""
+
+    on: list[str] = Field(min_length=1)
+    command: list[str] | None = Field(default=None, min_length=1)
+    webhook: str | None = None
+    secret_env: str | None = None
+    timeout_s: float = Field(default=10.0, gt=0, le=300)
+
+    @model_validator(mode="after")
+    def _is_one_hook(self) -> "NotifySection":
+        unknown = [name for name in self.on if name not in NOTICES]
+        if unknown:
+            raise ValueError(f"notify.on has {unknown[0]!r}, expected some of {', '.join(NOTICES)}")
+        if (self.command is None) == (self.webhook is None):
+            raise ValueError("notify needs either a command or a webhook; give one of them in each entry")
+        if self.webhook is not None and not self.webhook.startswith(("http://", "https://")):
+            raise ValueError("notify.webhook is no http:// or https:// address; correct it")
+        if self.secret_env is not None and self.webhook is None:
+            raise ValueError("notify.secret_env signs a webhook, and a command came; leave it out")
+        return self
+
+
 class BudgetSection(_Section):
     """When to stop: after so many rounds, or when so much is spent (in US dollars)."""
 
@@ -212,12 +253,14 @@ class CampaignConfig(_Section):
     campaign: str = Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     space: SpaceSection
     objectives: list[ObjectiveSection] = Field(min_length=1)
+    properties: list[PropertySection] = []
     oracle: OracleSection
     surrogate: SurrogateSection = SurrogateSection()
     acquisition: AcquisitionSection = AcquisitionSection()
     proposer: ProposerSection = ProposerSection()
     batch: BatchSection
     budget: BudgetSection
+    notify: list[NotifySection] = []
     seed: int | None = Field(default=None, ge=0, lt=2**62)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -234,6 +277,10 @@ class CampaignConfig(_Section):
                 f"{len(self.objectives)} objectives came, expected one: campaigns of several objectives are "
                 "not supported yet"
             )
+        names = [one.name for one in self.measured]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"property {twice[0]!r} is named twice, expected each once; rename or leave out one")
         if isinstance(self.space, SequenceSection):  # how long a catalogue is, only its file tells
             complaint = self.too_large_for(self.space.rules.size)
             if complaint is not None:
@@ -258,6 +305,11 @@ class CampaignConfig(_Section):
                 f"{EXHAUSTIVE_LIMIT:,}; choose gflownet, local_search or genetic"
             )
         return None
+
+    @property
+    def measured(self) -> list[PropertySection]:
+        """Everything that results may bring: the objectives, then the further properties."""
+        return [*self.objectives, *self.properties]
 
     @property
     def objective(self) -> ObjectiveSection:

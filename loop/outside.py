@@ -52,7 +52,9 @@ def check_features(bench: Workbench, records: Sequence[MeasurementRecord]) -> No
     Raises:
         LabelError: they do.
     """
-    came = {record.key: record.as_run[FEATURES] for record in records if record.as_run is not None}
+    came = {
+        record.key: record.as_run[FEATURES] for record in records if record.as_run and FEATURES in record.as_run
+    }
     told = bench.history.measurements.as_run(bench.campaign.id, list(came))
     for key, features in came.items():
         before = told.get(key, {}).get(FEATURES, features)

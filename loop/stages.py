@@ -7,7 +7,6 @@ for each other cost more than they give, and sums come out the same on any numbe
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,6 @@ from flowscout.db import (
     ArtefactRecord,
     CampaignState,
     EvaluationState,
-    FailureClass,
     FitRecord,
     ProposalRecord,
     RoundRecord,
@@ -27,10 +25,10 @@ from flowscout.db import (
 )
 from flowscout.errors import OracleError, ShapeError, StateError, WorkError
 from flowscout.loop.beliefs import make_problem, make_proposer
+from flowscout.loop.dispatching import finish
 from flowscout.loop.drift import drift
 from flowscout.loop.fitting import fit_surrogate, load_surrogate
 from flowscout.loop.gflownet import one_thread
-from flowscout.loop.measuring import measure
 from flowscout.loop.outside import inside
 from flowscout.loop.pools import draw_pool, select_batch
 from flowscout.loop.prequential import calibration_warning
@@ -40,8 +38,6 @@ from flowscout.loop.seeds import derive_seed
 from flowscout.loop.workbench import Workbench, at_version
 
 logger = logging.getLogger(__name__)
-
-RETRY_PAUSE_S = 0.2
 
 _SETTLED = (RoundState.COMPLETE, RoundState.CANCELLED)
 
@@ -163,25 +159,16 @@ def propose(bench: Workbench, number: int, *, include: Sequence[str] = ()) -> li
 
 
 def dispatch(bench: Workbench, number: int) -> int:
-    """Have the batch measured; return how many measurements came back.
+    """Have the batch measured, beside any workers; return how many measurements came back here.
 
     Each attempt is committed before the oracle is called. Transient failures are tried again.
     """
     bench, record = _turn(bench, number)
-    history = bench.history
     hand_over(bench, number)
-    history.experiments.recover(bench.campaign.id, actor=bench.held.owner)
     if bench.oracle.info.waits_for_people or record.state in _SETTLED:
+        bench.history.experiments.recover(bench.campaign.id, actor=bench.held.owner)
         return 0
-    added, tries = 0, 0
-    while claims := history.experiments.claim(record.id, owner=bench.held.owner):
-        if tries:
-            time.sleep(RETRY_PAUSE_S * 2**tries)
-        outcomes = measure(bench, claims)
-        added += history.experiments.settle(outcomes, actor=f"oracle:{bench.oracle.info.name}")
-        tries = tries + 1 if any(o.failure is FailureClass.TRANSIENT for o in outcomes) else 0
-    history.experiments.cancel_queued(record.id, actor=bench.held.owner)  # the budget did not reach them
-    return added
+    return finish(bench, record)
 
 
 def hand_over(bench: Workbench, number: int) -> None:
@@ -190,6 +177,8 @@ def hand_over(bench: Workbench, number: int) -> None:
     if record.state is RoundState.FAILED:
         bench.history.experiments.requeue_failed(record.id)
     if record.state in (RoundState.PROPOSED, RoundState.FAILED):
+        if bench.oracle.info.waits_for_people:
+            bench.history.budgets.hand_out(bench.held, record.id)
         bench.history.rounds.advance(bench.held, record, RoundState.DISPATCHED)
 
 

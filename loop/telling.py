@@ -4,15 +4,16 @@ Recording them belongs in `db`.
 """
 
 import hashlib
-import math
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flowscout.db import MeasurementRecord, Qualifier
+from flowscout.db import MeasurementRecord
 from flowscout.errors import LabelError, ObjectError
+from flowscout.loop.cells import AS_RUN, BESIDE, Property, Value, header_of, read_conditions, read_values, texts
 from flowscout.loop.config import CampaignConfig, CatalogueSection
 from flowscout.loop.oracles import numbers, read_table
 from flowscout.loop.outside import FEATURES
@@ -25,8 +26,17 @@ if TYPE_CHECKING:
 
 OBJECT_COLUMNS = ("object", "sequence")
 
-QUALIFIERS = ("=", "<", ">")
-"""What a value that is told may be: itself, or a bound from above or below."""
+ASKED = ("candidate_id", "mean", "sd", "acquisition")
+"""What `ask` writes beside the objects: a table that comes back filled in still has it."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a table says: measurements; how many of its rows hold no value yet; columns nothing was made of."""
+
+    records: list[MeasurementRecord]
+    empty: int
+    unread: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,12 @@ def read_labels(
     folder: Path,
     source: str | None = None,
     rules: SequenceRules | Listing | None = None,
-) -> list[MeasurementRecord]:
+    correct: bool = False,
+) -> Sheet:
     """Return what `Campaign.tell` is told as measurements, every row checked. Nothing is written.
 
-    `folder` is that of the campaign file, from which a catalogue is read where no `rules` come.
+    `folder` is that of the campaign file, from which a catalogue is read where no `rules` come. What is to
+    `correct` others must say which rows it is of.
 
     Raises:
         LabelError: a value is not a finite number, a column is missing, or the table cannot be read.
@@ -63,8 +75,57 @@ def read_labels(
         data = read_table(path)
     rules = rules_of(config, folder) if rules is None else rules
     counts = isinstance(config.space, CatalogueSection) and config.space.metric == "tanimoto"
+    columns = _columns(data, config, where=where)
     objects = _objects(data, rules, counts=counts, where=where)
-    return _records(data, objects, prop=config.objective.name, source=source or "told", where=where)
+    read = {prop: read_values(data, prop, column, where=where) for prop, column in columns.items()}
+    if not any(value is not None for values in read.values() for value in values):
+        raise LabelError(f"{where} has no value for {' or '.join(p.name for p in read)} in any row; add one.")
+    conditions = read_conditions(data, where=where)
+    named = _row_ids(data, objects, where=where)
+    if correct and named is None:
+        raise LabelError(
+            f"{where} has neither a column 'row_id' nor 'replicate', expected one that says which rows are to be "
+            "corrected; nothing was written. Add it, or take the old values back with `flowscout retract`."
+        )
+    records = []
+    for prop, values in read.items():
+        row_ids = _content_ids(objects, values, conditions, prop, first=prop.name == config.objective.name)
+        for row, value in enumerate(values):
+            if value is not None:
+                row_id = row_ids[row] if named is None else named[row]
+                records.append(
+                    (row, _record(objects[row], prop, value, conditions[row], source or "told", row_id))
+                )
+    records.sort(key=lambda item: item[0])  # stable: row by row, the objective first
+    empty = len(data) - len({row for row, _ in records})
+    return Sheet([record for _, record in records], empty, _unread(data, rules, columns))
+
+
+def _columns(data: "pd.DataFrame", config: CampaignConfig, *, where: str) -> dict[Property, str]:
+    """Return the column of each property that the table has.
+
+    Raises:
+        LabelError: it has none.
+    """
+    known = [Property(one.name, one.unit) for one in config.measured]
+    found = {prop: column for prop in known if (column := header_of(data, prop, where=where)) is not None}
+    if not found:
+        names = " or ".join(repr(prop.name) for prop in known)
+        raise LabelError(
+            f"{where} has no column {names}; it has {', '.join(map(str, data.columns))}. "
+            "Rename one, or name it in the campaign file."
+        )
+    return found
+
+
+def _unread(
+    data: "pd.DataFrame", rules: SequenceRules | Listing, columns: Mapping[Property, str]
+) -> tuple[str, ...]:
+    """Return the columns of a table that nothing is made of."""
+    beside = {f"{prop.name}_{name}" for prop in columns for name in BESIDE}
+    features = set(rules.columns) if isinstance(rules, Listing) else set()
+    known = {"row_id", "replicate", *OBJECT_COLUMNS, *ASKED, *columns.values(), *beside, *features}
+    return tuple(name for name in map(str, data.columns) if name not in known and not name.startswith(AS_RUN))
 
 
 def _objects(data: "pd.DataFrame", rules: SequenceRules | Listing, *, counts: bool, where: str) -> list[_Told]:
@@ -125,98 +186,77 @@ def _features(
     return found
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A cell of the objective with what stands beside it: the standard error, of how many readings, a bound."""
+def _record(
+    one: _Told, prop: Property, value: Value, conditions: Mapping[str, Any], source: str, row_id: str
+) -> MeasurementRecord:
+    features = {} if one.features is None else {FEATURES: one.features}
+    return MeasurementRecord(
+        one.key,
+        one.text,
+        prop.name,
+        value.value,
+        source=source,
+        row_id=row_id,
+        qualifier=value.qualifier,
+        sem=value.sem,
+        n=value.n,
+        unit=prop.unit,
+        as_run={**conditions, **features} or None,
+    )
 
-    value: float
-    sem: float | None = None
-    n: int | None = None
-    qualifier: Qualifier = Qualifier.EQUAL
 
-    @property
-    def content(self) -> str:
-        """What it says, as a text; a plain value is its own."""
-        plain = self.sem is None and self.n is None and self.qualifier is Qualifier.EQUAL
-        return self.value.hex() if plain else f"{self.qualifier}{self.value.hex()}\t{self.sem!r}\t{self.n!r}"
+def _row_ids(data: "pd.DataFrame", objects: Sequence[_Told], *, where: str) -> list[str] | None:
+    """Return what the rows are known again by: their own ids, else object and replicate; None where neither came.
 
-
-def _records(
-    data: "pd.DataFrame", objects: Sequence[_Told], *, prop: str, source: str, where: str
-) -> list[MeasurementRecord]:
-    """Return the rows of a table as measurements."""
-    values = _values(data, prop, where=where)
-    said = [f"{one.key}\t{value.content}" for one, value in zip(objects, values, strict=True)]
-    row_ids = [str(x) for x in data["row_id"]] if "row_id" in data.columns else _content_ids(said)
-    repeated = [row_id for row_id, count in Counter(row_ids).items() if count > 1]
+    Raises:
+        LabelError: an id is empty or comes twice, or a replicate is no whole number.
+    """
+    if "row_id" in data.columns:
+        found, name = texts(data["row_id"].tolist()), "row_id"
+    elif "replicate" in data.columns:
+        numbers = [text.removesuffix(".0") for text in texts(data["replicate"].tolist())]
+        wrong = next((row for row, text in enumerate(numbers) if not text.isdecimal() or int(text) < 1), None)
+        if wrong is not None:
+            raise LabelError(
+                f"{where}, row {wrong + 1}: replicate is {numbers[wrong]!r}, expected a whole number of at least "
+                "1; nothing was written. Number the readings of each object."
+            )
+        found = [f"{_short(one.key)} replicate {int(n)}" for one, n in zip(objects, numbers, strict=True)]
+        name = "replicate"
+    else:
+        return None
+    if "" in found:
+        raise LabelError(f"{where}, row {found.index('') + 1}: {name} is empty; give each row its own.")
+    repeated = [row_id for row_id, count in Counter(found).items() if count > 1]
     if repeated:
-        raise LabelError(f"{where} has the row_id {repeated[0]!r} more than once; give each row its own.")
-    return [
-        MeasurementRecord(
-            one.key,
-            one.text,
-            prop,
-            value.value,
-            source=source,
-            row_id=row_id,
-            qualifier=value.qualifier,
-            sem=value.sem,
-            n=value.n,
-            as_run=None if one.features is None else {FEATURES: one.features},
-        )
-        for one, value, row_id in zip(objects, values, row_ids, strict=True)
-    ]
-
-
-def _values(data: "pd.DataFrame", prop: str, *, where: str) -> list[_Value]:
-    """Return the values of a property with its optional columns; an empty cell of these says nothing."""
-
-    def column(suffix: str) -> list[str]:
-        name = f"{prop}_{suffix}"
-        if name not in data.columns:
-            return [""] * len(data)
-        return ["" if _is_empty(cell) else str(cell).strip() for cell in data[name]]
-
-    def refuse(row: int, suffix: str, cell: str, expected: str) -> LabelError:
-        return LabelError(
-            f"{where}, row {row + 1}: {prop}_{suffix} is {cell!r}, expected {expected}; nothing was written. "
-            "Mend the cell, or leave it empty."
-        )
-
-    found = []
-    columns = zip(numbers(data, prop, where=where), *map(column, ("sem", "n", "qualifier")), strict=True)
-    for row, (value, sem, n, qualifier) in enumerate(columns):
-        error, count = _number(sem), _number(n)
-        if sem and (error is None or error < 0):
-            raise refuse(row, "sem", sem, "a standard error: a finite number of at least 0")
-        if n and (count is None or count < 1 or count != int(count)):
-            raise refuse(row, "n", n, "how many readings the value is a mean of: a whole number of at least 1")
-        if qualifier not in ("", *QUALIFIERS):
-            raise refuse(row, "qualifier", qualifier, "<, > or =")
-        kind = Qualifier(qualifier or "=")
-        found.append(_Value(value, error, None if count is None else int(count), kind))
+        raise LabelError(f"{where} has the {name} {repeated[0]!r} more than once; give each row its own.")
     return found
 
 
-def _is_empty(cell: object) -> bool:
-    return cell is None or (isinstance(cell, float) and math.isnan(cell)) or str(cell) in ("<NA>", "NaT")
+def _short(key: str) -> str:
+    """Return a key as a row id can hold it."""
+    return key if len(key) <= 150 else hashlib.sha256(key.encode()).hexdigest()[:24]
 
 
-def _number(cell: str) -> float | None:
-    """Return a cell as a finite number, None where it is none."""
-    try:
-        found = float(cell)
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None
+def _content_ids(
+    objects: Sequence[_Told],
+    values: Sequence[Value | None],
+    conditions: Sequence[Mapping[str, Any]],
+    prop: Property,
+    *,
+    first: bool,
+) -> list[str]:
+    """Identify rows by what they say and by how often it has been said before in the same table.
 
-
-def _content_ids(said: Sequence[str]) -> list[str]:
-    """Identify rows by what they say and by how often it has been said before in the same table."""
+    The id of a plain value of the objective is what it was before there were other properties and conditions.
+    """
     seen: Counter[str] = Counter()
     found = []
-    for text in said:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:24]
+    for one, value, run in zip(objects, values, conditions, strict=True):
+        said = f"{one.key}\t{'' if value is None else value.content}"
+        said += "" if first else f"\t{prop.name}"
+        said += f"\t{json.dumps(run, sort_keys=True)}" if run else ""
+        digest = hashlib.sha256(said.encode()).hexdigest()[:24]
         seen[digest] += 1
         found.append(f"{digest}#{seen[digest]}")
     return found

@@ -22,6 +22,7 @@ from flowscout.db import (
     this_owner,
 )
 from flowscout.errors import ConfigError, LeaseLostError
+from flowscout.loop import notices
 from flowscout.loop.config import (
     CampaignConfig,
     CampaignFile,
@@ -51,7 +52,7 @@ def rules_of(config: CampaignConfig, folder: Path) -> SequenceRules | Listing:
     if isinstance(section, SequenceSection):
         return section.rules
     # What is to be learned is no feature to learn it from, where both stand in one file.
-    values = {objective.name for objective in config.objectives}
+    values = {one.name for one in config.measured}
     if isinstance(config.oracle, TableSection) and config.oracle.path == section.path and config.oracle.value:
         values.add(config.oracle.value)
     values |= {f"{name}_{suffix}" for name in values for suffix in ("sem", "n")}
@@ -207,6 +208,7 @@ def register(
         limit_minor=None if cost is None else round(cost * 100),
         actor=actor,
     )
+    notices.subscribe(history, campaign, config)
     return _lay_out(history, campaign, config, history.campaigns.config(campaign.id, sha256=file.sha256))
 
 
@@ -261,9 +263,10 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
 
     keeper = threading.Thread(target=keep, name="flowscout-lease", daemon=True)
     keeper.start()
-    try:
-        yield replace(bench, lease=lease)
-    finally:
-        ended.set()
-        keeper.join()
-        campaigns.release_lease(lease)
+    with notices.delivering(bench.history, bench.campaign, bench.config, folder=bench.tools.folder):
+        try:
+            yield replace(bench, lease=lease)
+        finally:
+            ended.set()
+            keeper.join()
+            campaigns.release_lease(lease)

@@ -1,7 +1,16 @@
 """The tables. ORM rows never leave `db`: its public functions return the frozen records of `db.records`."""
 
 from flowscout.db.models.base import Base, utc_now
-from flowscout.db.models.campaigns import Balance, Campaign, ConfigVersion, Event, Objective, Oracle, Worker
+from flowscout.db.models.campaigns import (
+    Balance,
+    Campaign,
+    ConfigVersion,
+    Delivery,
+    Event,
+    Objective,
+    Oracle,
+    Worker,
+)
 from flowscout.db.models.experiments import Attempt, CurrentValue, Evaluation, Ledger, Measurement
 from flowscout.db.models.rounds import (
     Approval,
@@ -23,6 +32,7 @@ __all__ = [
     "Candidate",
     "ConfigVersion",
     "CurrentValue",
+    "Delivery",
     "Evaluation",
     "Event",
     "Ledger",

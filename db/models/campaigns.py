@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from flowscout.db.models.base import Base, UtcDateTime, state_column, utc_now
@@ -94,17 +94,37 @@ class Balance(Base):
 
 
 class Event(Base):
-    """Something a person may want to know later. Append-only."""
+    """Something a person may want to know later. Append-only; `candidate_id` is whom it names, if anybody."""
 
     __tablename__ = "event"
+    __table_args__ = (Index("ix_event_campaign_id_kind", "campaign_id", "kind"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"), index=True)
     round_id: Mapped[int | None] = mapped_column(ForeignKey("round.id"))
+    candidate_id: Mapped[int | None] = mapped_column(ForeignKey("candidate.id"), index=True)
     kind: Mapped[str] = mapped_column(String(50))
     actor: Mapped[str] = mapped_column(String(200))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=utc_now())
+
+
+class Delivery(Base):
+    """How far a hook of the campaign file has been told of events; `hook` is the hash of what it says.
+
+    Whoever delivers holds the lease, so that two processes do not tell the same event in turns. After a failure
+    nothing is tried before `not_before`.
+    """
+
+    __tablename__ = "delivery"
+
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"), primary_key=True)
+    hook: Mapped[str] = mapped_column(String(64), primary_key=True)
+    event_id: Mapped[int]
+    failures: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    lease_token: Mapped[str | None] = mapped_column(String(36))
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class Worker(Base):

@@ -62,6 +62,7 @@ class Measurement(Base):
     __table_args__ = (
         UniqueConstraint("campaign_id", "source", "row_id", "property"),
         UniqueConstraint("campaign_id", "seq"),
+        Index("ix_measurement_campaign_id_created_at", "campaign_id", "created_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -108,8 +109,8 @@ class Ledger(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"), index=True)
-    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluation.id"))
-    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"))
+    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluation.id"), index=True)
+    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id"), index=True)
     kind: Mapped[LedgerKind] = mapped_column(state_column(LedgerKind, name="kind"))
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=utc_now())

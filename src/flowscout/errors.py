@@ -13,6 +13,7 @@ Each message has three parts: what came, what was expected, what to do next. The
     │   ├── SchemaError            a database that this version cannot open
     │   │   └── NoHistoryError     a database where nothing has been run yet
     │   ├── NotFoundError          a campaign, round or candidate that is not in the history
+    │   ├── QueryError             a question to the history that is wrong, not allowed or takes too long
     │   └── CampaignBusyError      another live process runs the campaign
     └── WorkError                  the input was right, the work failed
         ├── NonFiniteError         a reward, loss or posterior that is not finite
@@ -60,6 +61,10 @@ class NoHistoryError(SchemaError):
 
 class NotFoundError(InputError):
     """A campaign, round or candidate is not in the history."""
+
+
+class QueryError(InputError):
+    """A question to the history is wrong, not allowed or takes too long."""
 
 
 class CampaignBusyError(InputError):

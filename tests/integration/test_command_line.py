@@ -14,7 +14,24 @@ import pytest
 
 from flowscout.cli import run
 
-COMMANDS = ("demo", "init", "validate", "run", "status", "best", "history", "tell", "ask", "veto", "plot")
+COMMANDS = (
+    "demo",
+    "init",
+    "validate",
+    "run",
+    "status",
+    "best",
+    "history",
+    "tell",
+    "ask",
+    "veto",
+    "plot",
+    "retract",
+    "conflicts",
+    "budget",
+    "events",
+    "notify",
+)
 RIGHT = """\
 campaign: binders
 seed: 3
@@ -27,6 +44,7 @@ budget: {rounds: 2}
 device: cpu
 """
 LABELS = "object,y\nACGT,1.5\nTTTT,-2\n"
+TOLD = {"added": 2, "unchanged": 0, "corrected": 0, "empty": 0, "unread": []}
 
 
 @dataclass(frozen=True)
@@ -198,7 +216,7 @@ def test_campaign_that_was_never_started_has_nothing_to_show(command, folder):
     [
         ("object,y\nACGT,1\nTTTT,nan\n", "row 2: y is 'nan', expected a finite number"),
         ("object,y\nACGT,high\n", "row 1: y is 'high', expected a finite number"),
-        ("object,y\nACGT,\n", "row 1: y is '', expected a finite number"),
+        ("object,y\nACGT,\n", "no value for y in any row"),
         ("object,y\nACGU,1\n", "'ACGU' has 'U' at position 4, expected a letter of the dna alphabet ACGT"),
         ("object,y\nACG,1\n", "'ACG' has 3 letters, expected 4"),
         ("object,z\nACGT,1\n", "no column 'y'; it has object, z"),
@@ -232,7 +250,7 @@ def test_validate_writes_nothing(folder):
 
 
 def test_what_is_told_is_seen_by_every_command_that_reads(folder):
-    assert json.loads(done(folder, "tell", "c.yaml", "labels.csv", "--json")) == {"added": 2, "unchanged": 0}
+    assert json.loads(done(folder, "tell", "c.yaml", "labels.csv", "--json")) == TOLD
     assert json.loads(done(folder, "tell", "c.yaml", "labels.csv", "--json")) == {"added": 0, "unchanged": 2}
     status = json.loads(done(folder, "status", "c.yaml", "--json"))
     assert (status["campaign"], status["measurements"], status["running"]) == ("binders", 2, None)

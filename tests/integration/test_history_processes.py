@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flowscout.db import EvaluationState, FailureClass, History, Told
-from flowscout.db.measurements import insert_measurements
+from flowscout.db.recording import insert_measurements
 from flowscout.testing.histories import begin, failed, measured, result
 
 SCRIPT = Path(__file__).with_name("history_writer.py")

@@ -38,7 +38,8 @@ finite = st.floats(min_value=-1e300, max_value=1e300)
 @st.composite
 def records(draw: st.DrawFn) -> list[MeasurementRecord]:
     """Draw measurements whose rows are all different, of few objects, so that they meet."""
-    rows = draw(st.lists(st.tuples(st.sampled_from("abcdé"), finite, st.sampled_from(Qualifier)), max_size=12))
+    told = [one for one in Qualifier if one is not Qualifier.RETRACTED]  # which takes back a row that is stored
+    rows = draw(st.lists(st.tuples(st.sampled_from("abcdé"), finite, st.sampled_from(told)), max_size=12))
     return [
         measured(
             obj,

@@ -170,8 +170,8 @@ def test_table_with_one_wrong_row_is_told_not_at_all(campaign):
     found = campaign()
     with pytest.raises(ObjectError, match="'AXA' has 'X' at position 2"):
         found.tell(pd.DataFrame({"object": ["AAA", "AXA"], "y": [1.0, 2.0]}))
-    with pytest.raises(LabelError, match="row 2: y is nan"):
-        found.tell(pd.DataFrame({"object": ["AAA", "ACA"], "y": [1.0, float("nan")]}))
+    with pytest.raises(LabelError, match="row 2: y is 'inf'"):
+        found.tell(pd.DataFrame({"object": ["AAA", "ACA"], "y": [1.0, float("inf")]}))
     assert found.status().measurements == 0
 
 

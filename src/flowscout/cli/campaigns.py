@@ -1,4 +1,4 @@
-"""Commands that look at a campaign: init, validate, status, best, history."""
+"""Commands that begin and look at a campaign: init, validate, status."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,8 +52,6 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: flowscout init my-campaign")(init)
     app.command(epilog="Example: flowscout validate campaign.yaml")(validate)
     app.command(epilog="Example: flowscout status campaign.yaml --json")(status)
-    app.command(epilog="Example: flowscout best campaign.yaml -k 20")(best)
-    app.command(epilog="Example: flowscout history campaign.yaml --round 3")(history)
 
 
 def init(
@@ -107,8 +105,9 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
     with opened(campaign, db) as (history_, record, objective):
         found = history_.queries.status(record.id, objective.property, direction=objective.direction)
         holder = history_.campaigns.lease_holder(record.id)
+        conflicts = len(history_.conflicts.open(record.id))
     if as_json:
-        print_json(asdict(found) | {"running": holder})
+        print_json(asdict(found) | {"running": holder, "conflicts": conflicts})
         return
     waiting = sum(n for state, n in found.evaluations.items() if state in ("queued", "running", "unknown"))
     say(
@@ -119,6 +118,8 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
     unknown = found.evaluations.get("unknown", 0)
     if unknown:
         say(f"{unknown} unknown: the call was cut off, and nobody can say whether it happened", style="yellow")
+    if conflicts:
+        say(f"{conflicts} open conflicts, two values for one row: flowscout conflicts {campaign}", style="yellow")
     if found.limit_minor is not None:
         say(
             f"spent {found.spent_minor / 100:.2f} of {found.limit_minor / 100:.2f} USD, "
@@ -129,34 +130,6 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
     for row in found.rounds:
         if row.message:
             say(f"round {row.number}: {row.message}")
-
-
-def best(
-    campaign: CampaignPath,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
-    db: Database = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the best candidates measured so far, and the round that proposed each."""
-    with opened(campaign, db) as (history_, record, objective):
-        rows = history_.queries.best(record.id, objective.property, direction=objective.direction, k=k)
-    columns = ("rank", "object", "value", "count", "round", "candidate_id")
-    title = f"best {len(rows)} by {objective.property}"
-    print_rows([asdict(row) for row in rows], as_json=as_json, title=title, columns=columns)
-
-
-def history(
-    campaign: CampaignPath,
-    round_number: Annotated[int | None, typer.Option("--round", min=1, help="Only this round.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the latest so many.")] = None,
-    db: Database = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show every measurement with where it came from; with --json the whole provenance."""
-    with opened(campaign, db) as (history_, record, _):
-        rows = history_.queries.history(record.name, round_number=round_number, limit=limit)
-    columns = ("seq", "round", "object", "property", "value", "predicted_mean", "predicted_sd", "source")
-    print_rows(rows, as_json=as_json, title=f"history of {record.name}", columns=columns)
 
 
 @contextmanager

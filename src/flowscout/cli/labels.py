@@ -1,5 +1,6 @@
 """Commands for people who measure: ask for a batch, veto what must not be made, tell results."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,8 @@ def tell(
     campaign: CampaignPath,
     table: Annotated[Path, typer.Argument(help="A CSV file: column object (or sequence), and the objective's.")],
     source: Annotated[str | None, typer.Option(help="Where the values come from; default: its name.")] = None,
+    correct: Annotated[bool, typer.Option("--correct", help="Supersede rows stored with another value.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why values are corrected; kept in the history.")] = None,
     actor: Annotated[str | None, typer.Option(help="Who tells; default: you.")] = None,
     db: Database = None,
     as_json: AsJson = False,
@@ -29,15 +32,19 @@ def tell(
     from flowscout.loop.telling import read_labels
 
     file, _ = check_campaign_file(campaign)
-    read_labels(
-        table, file.config, folder=file.folder, source=source
-    )  # before a database is made for what cannot be told
+    # Before a database is made for what cannot be told.
+    read_labels(table, file.config, folder=file.folder, source=source, correct=correct)
     with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
-        told = found.tell(table, source=source, actor=actor)
+        told = found.tell(table, source=source, actor=actor, correct=correct, reason=reason)
     if as_json:
-        print_json({"added": told.added, "unchanged": told.unchanged})
-    else:
-        say(f"{table}: {told.added} values added, {told.unchanged} known already")
+        print_json(asdict(told))
+        return
+    corrected = f" ({told.corrected} of them corrections)" if told.corrected else ""
+    say(f"{table}: {told.added} values added{corrected}, {told.unchanged} known already")
+    if told.empty:
+        say(f"{told.empty} rows without a value: they wait")
+    if told.unread:
+        say(f"columns not read: {', '.join(told.unread)}", style="yellow")
 
 
 def ask(

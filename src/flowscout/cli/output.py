@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -18,6 +18,11 @@ def complain(message: str) -> None:
     stderr.print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """Say what is to be known beside the result, on the error stream."""
+    stderr.print(_escape(message), style="yellow", soft_wrap=True)
+
+
 def say(message: str, *, style: str | None = None) -> None:
     """Print a line for a person."""
     stdout.print(_escape(message), style=style, soft_wrap=True)
@@ -27,6 +32,15 @@ def print_json(content: Any) -> None:
     """Print content as one JSON document."""
     json.dump(content, sys.stdout, indent=1, default=_plain)
     sys.stdout.write("\n")
+
+
+def print_json_list(items: Iterable[Any]) -> None:
+    """Print items as one JSON list, one after the other: they need not fit in memory."""
+    before = "[\n"
+    for item in items:
+        sys.stdout.write(before + json.dumps(item, default=_plain))
+        before = ",\n"
+    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
 
 
 def print_rows(

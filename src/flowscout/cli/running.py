@@ -9,6 +9,7 @@ import typer
 
 from flowscout.cli.campaigns import AsJson, CampaignPath, Database
 from flowscout.cli.live import RoundsDisplay
+from flowscout.cli.money import overspent
 from flowscout.cli.output import complain, print_json, say
 from flowscout.errors import CampaignBusyError
 
@@ -145,6 +146,9 @@ def report(found: "Campaign", outcomes: list[dict[str, int | bool]], *, path: Pa
             "happened. `flowscout status` lists them as unknown; their money stays reserved.",
             style="yellow",
         )
+    money = found.budget()
+    if money.overspent:
+        say(overspent(money), style="yellow")
     if waiting:
         say(f"{waiting} candidates wait for results: flowscout tell {path} RESULTS.csv")
     elif not outcomes:

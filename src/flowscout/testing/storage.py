@@ -7,14 +7,34 @@ class TestMyStorage(HistoryContract):
             yield history
 """
 
+from flowscout.testing.storage_asking import AskingContract
+from flowscout.testing.storage_corrections import CorrectionContract
+from flowscout.testing.storage_events import EventContract
 from flowscout.testing.storage_experiments import ExperimentContract
 from flowscout.testing.storage_measurements import MeasurementContract
+from flowscout.testing.storage_money import MoneyContract
 from flowscout.testing.storage_queries import QueryContract
+from flowscout.testing.storage_reconciling import ReconcilingContract
 from flowscout.testing.storage_rounds import RoundContract
+from flowscout.testing.storage_sharing import SharingContract
+from flowscout.testing.storage_sql import SqlContract
 from flowscout.testing.storage_vetoes import VetoContract
 
 
-class HistoryContract(MeasurementContract, ExperimentContract, RoundContract, QueryContract, VetoContract):
+class HistoryContract(
+    MeasurementContract,
+    CorrectionContract,
+    ExperimentContract,
+    SharingContract,
+    ReconcilingContract,
+    MoneyContract,
+    RoundContract,
+    QueryContract,
+    AskingContract,
+    SqlContract,
+    VetoContract,
+    EventContract,
+):
     """Test one storage against the guarantees of `flowscout.db.History`.
 
     Subclass it and provide the fixture `history`: an open, empty history. Where a second one cannot be opened

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError
 
-from flowscout.db import FailureClass, History, RoundState
+from flowscout.db import FailureClass, History, HistoryFilter, RoundState
 from flowscout.db.models import Event, Measurement
 from flowscout.testing.histories import PROPERTY, HistoryFixtures, Scene, failed, measured, result
 
@@ -60,8 +60,8 @@ class QueryContract(HistoryFixtures):
         ask = scene.history.queries.history
         assert [row["object"] for row in ask("campaign")] == ["z", "y", "a"]
         assert [row["object"] for row in ask("campaign", limit=2)] == ["y", "a"]
-        assert [row["object"] for row in ask("campaign", round_number=1)] == ["a"]
-        assert ask("campaign", round_number=1, limit=1) == ask("campaign", round_number=1)
+        assert [row["object"] for row in ask("campaign", HistoryFilter(round=1))] == ["a"]
+        assert ask("campaign", HistoryFilter(round=1), limit=1) == ask("campaign", HistoryFilter(round=1))
         assert ask("another") == []
 
     def test_the_best_are_ranked_by_the_mean_of_their_values(self, scene: Scene) -> None:
