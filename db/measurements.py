@@ -201,9 +201,9 @@ def insert_measurements(
             )
         )
     session.flush()
+    if evaluation_id is None and settled:
+        pay_for_told(session, sorted(settled), actor=actor)
     for chunk in chunks(sorted(settled)):
-        if evaluation_id is None:
-            pay_for_told(session, chunk, actor=actor)
         session.execute(
             update(Evaluation)
             .where(Evaluation.id.in_(chunk), Evaluation.state.in_(sources_of(EvaluationState.DONE)))

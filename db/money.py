@@ -10,6 +10,7 @@ from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from flowscout.db.campaigns import add_event
+from flowscout.db.candidates import chunks
 from flowscout.db.models import Attempt, Balance, Evaluation, Ledger
 from flowscout.db.states import AttemptState, EvaluationState, LedgerKind
 
@@ -87,13 +88,12 @@ def pay_for_told(session: Session, evaluation_ids: Sequence[int], *, actor: str)
 
     What was measured was paid for: what is reserved becomes spent.
     """
-    query = (
-        select(Evaluation)
-        .where(Evaluation.id.in_(evaluation_ids), Evaluation.state == EvaluationState.UNKNOWN)
-        .order_by(Evaluation.id)
-        .with_for_update(key_share=True)
-    )
-    for evaluation in session.scalars(query).all():
+    unknown: list[Evaluation] = []
+    for chunk in chunks(sorted(evaluation_ids)):  # all are locked before the balance, whatever their state
+        query = select(Evaluation).where(Evaluation.id.in_(chunk)).order_by(Evaluation.id)
+        rows = session.scalars(query.with_for_update(key_share=True)).all()
+        unknown += [row for row in rows if row.state is EvaluationState.UNKNOWN]
+    for evaluation in unknown:
         attempt = last_attempt(session, evaluation.id)
         cost = pay(session, evaluation, attempt.id, cost=None)
         attempt.state, attempt.cost_minor = AttemptState.SUCCEEDED, cost
