@@ -102,10 +102,12 @@ def pay_for_told(session: Session, evaluation_ids: Sequence[int], *, actor: str)
 
     What was reserved when a batch was handed out becomes spent; so does what an unknown call had reserved.
     """
-    query = select(Evaluation).where(Evaluation.id.in_(evaluation_ids)).order_by(Evaluation.id)
-    rows = session.scalars(query.with_for_update(key_share=True))
+    rows: list[Evaluation] = []
+    for chunk in chunks(sorted(evaluation_ids)):  # all are locked before the balance, whatever their state
+        query = select(Evaluation).where(Evaluation.id.in_(chunk)).order_by(Evaluation.id)
+        rows.extend(session.scalars(query.with_for_update(key_share=True)))
     handed_out = handed_out_for(session, evaluation_ids)
-    for evaluation in rows.all():
+    for evaluation in rows:
         if evaluation.id in handed_out:
             pay(session, evaluation, None, cost=None, actor=actor)
         if evaluation.state is EvaluationState.UNKNOWN:

@@ -157,9 +157,10 @@ def write_rows(
     session.add_all(rows)
     session.flush()
     answers = (new.evaluation_id for new in news if settles and new.record.qualifier is not Qualifier.RETRACTED)
-    for chunk in chunks(sorted({number for number in answers if number is not None})):
-        if told:
-            pay_for_told(session, chunk, actor=actor)
+    settled = sorted({number for number in answers if number is not None})
+    if told and settled:
+        pay_for_told(session, settled, actor=actor)
+    for chunk in chunks(settled):
         session.execute(
             update(Evaluation)
             .where(Evaluation.id.in_(chunk), Evaluation.state.in_(sources_of(EvaluationState.DONE)))

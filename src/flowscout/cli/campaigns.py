@@ -117,7 +117,11 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
     say(f"running now: {holder}" if holder else "nobody runs it now")
     unknown = found.evaluations.get("unknown", 0)
     if unknown:
-        say(f"{unknown} unknown: the call was cut off, and nobody can say whether it happened", style="yellow")
+        say(
+            f"{unknown} unknown: the call was cut off, and nobody can say whether it happened; settle with "
+            f"`flowscout reconcile {campaign}`",
+            style="yellow",
+        )
     if conflicts:
         say(f"{conflicts} open conflicts, two values for one row: flowscout conflicts {campaign}", style="yellow")
     if found.limit_minor is not None:

@@ -143,7 +143,7 @@ def report(found: "Campaign", outcomes: list[dict[str, int | bool]], *, path: Pa
     if unknown:
         say(
             f"{unknown} calls were cut off and their oracle is not idempotent: nobody can say whether they "
-            "happened. `flowscout status` lists them as unknown; their money stays reserved.",
+            f"happened. Their money stays reserved until `flowscout reconcile {path}` settles them.",
             style="yellow",
         )
     money = found.budget()
