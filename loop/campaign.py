@@ -50,11 +50,15 @@ class Campaign:
         self._bench = bench
 
     @classmethod
-    def from_yaml(cls, path: str | Path, *, db: str | None = None, actor: str | None = None) -> "Campaign":
+    def from_yaml(
+        cls, path: str | Path, *, db: str | None = None, actor: str | None = None, lease_s: float | None = None
+    ) -> "Campaign":
         """Open the campaign of a file, registering it in the history if it is new or has changed.
 
         `db` is a database URL or the path of a SQLite file; by default the file `NAME.db` beside the
         campaign file. Nothing is written before the file, the space and the oracle are found to be right.
+        `lease_s` is how long the leases that this object takes last without being renewed, which it does four
+        times meanwhile (default: two minutes for the campaign, ten for a call).
 
         Raises:
             ConfigError: the file is wrong.
@@ -70,7 +74,7 @@ class Campaign:
             git_commit=_git_commit(file),
             actor=actor or _user(),
         )
-        return cls(bench)
+        return cls(replace(bench, lease_s=lease_s))
 
     @classmethod
     def open(cls, db: str, name: str | None = None) -> "Campaign":

@@ -128,7 +128,7 @@ def finish(bench: Workbench, record: RoundRecord) -> int:
 
     What workers have claimed is waited for. What the budget does not reach is cancelled.
     """
-    dispatcher = Dispatcher(bench, owner=bench.held.owner)
+    dispatcher = Dispatcher(bench, owner=bench.held.owner, lease_s=bench.attempt_lease_s)
     dispatcher.recover()
     added, tries = 0, 0
     while waiting := _waiting(bench, record):

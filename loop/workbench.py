@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowscout.db import (
+    ATTEMPT_LEASE_S,
+    LEASE_TTL_S,
     CampaignRecord,
     ConfigRecord,
     History,
@@ -130,7 +132,10 @@ class Tools:
 
 @dataclass(frozen=True)
 class Workbench:
-    """A campaign laid out for work. `lease` is None where nothing that needs it is done."""
+    """A campaign laid out for work. `lease` is None where nothing that needs it is done.
+
+    `lease_s` is how long the leases that are taken for it last; None: as long as the history's own.
+    """
 
     history: History
     campaign: CampaignRecord
@@ -138,6 +143,12 @@ class Workbench:
     version: ConfigRecord
     tools: Tools
     lease: Lease | None = None
+    lease_s: float | None = None
+
+    @property
+    def attempt_lease_s(self) -> float:
+        """How long the lease of an attempt lasts."""
+        return ATTEMPT_LEASE_S if self.lease_s is None else self.lease_s
 
     @property
     def space(self) -> "SequenceSpace | CatalogueSpace":
@@ -230,7 +241,8 @@ def at_version(bench: Workbench, version_id: int) -> Workbench:
         return bench
     version = bench.history.campaigns.config(bench.campaign.id, version_id=version_id)
     config = parse_campaign(version.yaml, name=f"campaign {bench.campaign.name}, version {version.number}")
-    return replace(_lay_out(bench.history, bench.campaign, config, version), lease=bench.lease)
+    then = _lay_out(bench.history, bench.campaign, config, version)
+    return replace(then, lease=bench.lease, lease_s=bench.lease_s)
 
 
 def _lay_out(
@@ -250,7 +262,8 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
         CampaignBusyError: another live process holds it.
     """
     campaigns = bench.history.campaigns
-    lease = campaigns.acquire_lease(bench.campaign.id, owner=this_owner())
+    ttl_s = LEASE_TTL_S if bench.lease_s is None else bench.lease_s
+    lease = campaigns.acquire_lease(bench.campaign.id, owner=this_owner(), ttl_s=ttl_s)
     ended = threading.Event()
 
     def keep() -> None:

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +40,10 @@ def worker(
     once: Annotated[bool, typer.Option("--once", help="End when nothing is left to be called.")] = False,
     idle_s: Annotated[float | None, typer.Option(min=0, help="End after so long without anything to do.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many evaluations to take at a time.")] = 1,
+    lease_s: Annotated[
+        float | None,
+        typer.Option(min=1, help="After how long of silence others take its calls for cut off; default: 600."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Call the oracle of a campaign beside whoever runs its rounds, until told to stop.
@@ -51,7 +56,7 @@ def worker(
 
     name, url = _which(campaign, name, db)
     with History(url, create=False) as history, _stopped_by_signals() as stop:
-        bench = lay_out(history, name)
+        bench = replace(lay_out(history, name), lease_s=lease_s)
         if bench.oracle.info.waits_for_people:
             raise ConfigError(
                 f"campaign {name!r} is measured by people ({bench.oracle.info.name}), expected an oracle that can "
@@ -59,7 +64,7 @@ def worker(
             )
         if not as_json:
             say(f"{name}: calling {bench.oracle.info.name}, {limit} at a time; Ctrl-C ends after the call in hand")
-        found = work(bench, limit=limit, once=once, idle_s=idle_s, stop=stop)
+        found = work(bench, limit=limit, once=once, idle_s=idle_s, stop=stop, lease_s=bench.attempt_lease_s)
     if as_json:
         print_json({"campaign": name, "calls": found.calls, "added": found.added})
     else:
