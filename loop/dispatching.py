@@ -4,6 +4,7 @@ Which round is due belongs in `loop.stages`, what one call is answered in `loop.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,11 +56,13 @@ class Dispatcher:
         if not claims:
             return Turn(claimed=0, added=0, transient=False)
         added, transient = 0, False
-        with held_claims(self.bench.history, claims, lease_s=self._lease_s):
+        settling = threading.Event()
+        with held_claims(self.bench.history, claims, lease_s=self._lease_s, settling=settling):
             for version_id in dict.fromkeys(claim.version_id for claim in claims):
                 bench = self._bench(version_id)
                 mine = [claim for claim in claims if claim.version_id == version_id]
                 outcomes = measure(bench, mine)
+                settling.set()
                 added += experiments.settle(outcomes, actor=f"oracle:{bench.oracle.info.name}")
                 transient |= any(outcome.failure is FailureClass.TRANSIENT for outcome in outcomes)
         return Turn(len(claims), added, transient)

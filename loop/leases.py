@@ -30,19 +30,27 @@ def repeating(action: Callable[[], object], *, every_s: float, name: str) -> Ite
 
 @contextmanager
 def held_claims(
-    history: History, claims: Sequence[Claim], *, lease_s: float = ATTEMPT_LEASE_S
+    history: History,
+    claims: Sequence[Claim],
+    *,
+    lease_s: float = ATTEMPT_LEASE_S,
+    settling: threading.Event | None = None,
 ) -> Iterator[set[int]]:
     """Renew the leases of claims while their oracle is called; yield the ids of attempts that are lost.
 
     A lost one was given up for dead, after this process stood still for longer than its lease. Its call cannot
     be taken back: settle it all the same, its value is recorded and changes nothing else. Where the block breaks
-    off, the claims are given up, so that others need not wait for the lease to end.
+    off, the claims are given up, so that others need not wait for the lease to end. Set `settling` before you
+    settle them: an attempt that ends then has not been lost.
     """
     lost: set[int] = set()
 
     def renew() -> None:
         kept = [claim for claim in claims if claim.attempt_id not in lost]
-        for claim in history.experiments.renew(kept, lease_s=lease_s):
+        gone = history.experiments.renew(kept, lease_s=lease_s)
+        if settling is not None and settling.is_set():
+            return  # ended by ourselves, it may be; settling looks itself whose they are
+        for claim in gone:
             lost.add(claim.attempt_id)
             logger.warning(
                 "the lease of attempt %d at %r is lost: this process stood still, and another went on. "
