@@ -120,7 +120,7 @@ class Experiments:
         All of them or none; those that are not unknown any more are passed over where not `strict`.
 
         Raises:
-            StateError: an evaluation is not unknown.
+            StateError: an evaluation is not unknown, or has been called again since.
             LabelError: a value contradicts one of the same call that is stored.
         """
         with self._database.write() as session:

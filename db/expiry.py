@@ -140,7 +140,7 @@ def apply_rulings(
     """Settle unknown evaluations by what has become known of them; return the ids of those settled.
 
     Raises:
-        StateError: an evaluation is not unknown, where `strict`.
+        StateError: an evaluation is not unknown, or has been called again since, where `strict`.
         LabelError: a value contradicts one of the same call that is stored, where `strict`.
     """
     lock_campaign(session, campaign_id)
@@ -148,11 +148,11 @@ def apply_rulings(
     settled = []
     for ruling in rulings:
         evaluation = session.get_one(Evaluation, ruling.evaluation_id, populate_existing=True)
-        if evaluation.state is not EvaluationState.UNKNOWN or evaluation.campaign_id != campaign_id:
+        complaint = _not_the_call(session, evaluation, ruling, campaign_id)
+        if complaint is not None:
             if strict:
                 raise StateError(
-                    f"evaluation {evaluation.id} is {evaluation.state}, expected unknown; nothing was written. "
-                    "`flowscout reconcile FILE` lists the unknown ones."
+                    f"{complaint}; nothing was written. `flowscout reconcile FILE` lists the unknown ones."
                 )
             continue
         detail = _apply(session, evaluation, ruling, actor=actor, strict=strict)
@@ -163,6 +163,16 @@ def apply_rulings(
         )  # fmt: skip
         settled.append(evaluation.id)
     return settled
+
+
+def _not_the_call(session: Session, evaluation: Evaluation, ruling: Ruling, campaign_id: int) -> str | None:
+    """Return why a ruling is not of the call that is unknown now; None if it is."""
+    if evaluation.state is not EvaluationState.UNKNOWN or evaluation.campaign_id != campaign_id:
+        return f"evaluation {evaluation.id} is {evaluation.state}, expected unknown"
+    number = last_attempt(session, evaluation.id).number
+    if ruling.attempt not in (None, number):
+        return f"evaluation {evaluation.id} was called again, attempt {number}, expected attempt {ruling.attempt}"
+    return None
 
 
 def _apply(

@@ -229,7 +229,8 @@ class Ruling:
 
     `done`: it happened, and gave `measurements` or a `failure`, at `cost_minor` (None: the price that is
     reserved). `never`: it did not happen and never will; it is queued with another key. `retry`: it is queued
-    with the same key, on the word of whoever says so.
+    with the same key, on the word of whoever says so. `attempt` is the number of the call that it was said of:
+    of another, made since, it says nothing.
     """
 
     evaluation_id: int
@@ -238,6 +239,7 @@ class Ruling:
     failure: FailureClass | None = None
     message: str | None = None
     cost_minor: int | None = None
+    attempt: int | None = None
 
 
 @dataclass(frozen=True)

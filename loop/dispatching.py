@@ -110,7 +110,7 @@ def look_up(bench: Workbench, unknown: Sequence[UnknownRecord]) -> list[Ruling]:
             continue
         answer = answers[row.idempotency_key]
         if answer is None:
-            rulings.append(Ruling(row.evaluation_id, Verdict.NEVER, message="looked up"))
+            rulings.append(Ruling(row.evaluation_id, Verdict.NEVER, message="looked up", attempt=row.attempt))
         elif isinstance(answer, Result):
             read = read_result(bench, row.object, row.idempotency_key, answer)
             rulings.append(
@@ -121,6 +121,7 @@ def look_up(bench: Workbench, unknown: Sequence[UnknownRecord]) -> list[Ruling]:
                     failure=read.failure,
                     message=read.message or "looked up",
                     cost_minor=read.cost_minor,
+                    attempt=row.attempt,
                 )
             )
     return rulings

@@ -74,11 +74,11 @@ def rulings_of(
 
     for text, measurements in _values(bench, done, find).items():
         row = find(text)
-        rulings[row.key] = Ruling(row.evaluation_id, Verdict.DONE, measurements)
+        rulings[row.key] = Ruling(row.evaluation_id, Verdict.DONE, measurements, attempt=row.attempt)
     for verdict, texts in ((Verdict.NEVER, never), (Verdict.RETRY, retry)):
         for text in [texts] if isinstance(texts, str) else texts:
             row = find(text)
-            rulings[row.key] = Ruling(row.evaluation_id, verdict)
+            rulings[row.key] = Ruling(row.evaluation_id, verdict, attempt=row.attempt)
     return list(rulings.values())
 
 

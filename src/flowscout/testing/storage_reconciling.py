@@ -119,6 +119,19 @@ class ReconcilingContract(HistoryFixtures):
         ]
         assert scene.states() == ["done", "done"]
 
+    def test_what_was_said_of_an_earlier_call_says_nothing_of_the_one_made_since(self, scene: Scene) -> None:
+        [claim] = lose(scene)
+        never = Ruling(claim.evaluation_id, Verdict.NEVER, attempt=claim.number)
+        rule(scene, never)
+        scene.history.experiments.claim_any(scene.campaign.id, owner=dead_owner())
+        scene.recover()
+        assert (scene.states(), scene.money()) == (["unknown"], (100, 0))
+        assert rule(scene, never, strict=False) == []
+        with pytest.raises(StateError, match=r"called again, attempt 2, expected attempt 1; nothing was written"):
+            rule(scene, never)
+        assert (scene.states(), scene.money()) == (["unknown"], (100, 0))
+        assert rule(scene, replace(never, attempt=2)) == [claim.evaluation_id]
+
     def test_a_value_that_came_late_is_shown_and_may_not_be_contradicted(self, scene: Scene) -> None:
         [claim] = lose(scene)
         assert scene.settle(result(claim, 0.5)) == 1
