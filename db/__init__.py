@@ -3,6 +3,7 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.bulk import Imported
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.database import parse_url, sidecar_folder
 from flowscout.db.history import History
@@ -54,6 +55,7 @@ __all__ = [
     "FailureClass",
     "FitRecord",
     "History",
+    "Imported",
     "Lease",
     "MeasurementRecord",
     "ObjectiveRecord",

@@ -2,6 +2,7 @@
 
 from types import TracebackType
 
+from flowscout.db.bulk import Bulk
 from flowscout.db.campaigns import Campaigns
 from flowscout.db.database import Database
 from flowscout.db.experiments import Experiments
@@ -30,6 +31,7 @@ class History:
         self.rounds = Rounds(self.database)
         self.experiments = Experiments(self.database)
         self.measurements = Measurements(self.database)
+        self.bulk = Bulk(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
 

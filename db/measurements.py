@@ -1,18 +1,18 @@
 """Measurements: recording facts, once each, and reading them back as they stood at a cut-off."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, isfinite
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.database import Database
 from flowscout.db.models import Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
+from flowscout.db.projection import project
 from flowscout.db.records import MeasurementRecord, TrainingSet
 from flowscout.db.states import EvaluationState, FailureClass, Qualifier, sources_of
 from flowscout.db.training import WITH_VALUE, make_training_set, valid_values
@@ -112,7 +112,7 @@ class Measurements:
             lock_campaign(session, campaign_id)
             session.execute(delete(CurrentValue).where(CurrentValue.campaign_id == campaign_id))
             query = select(Measurement.candidate_id).where(Measurement.campaign_id == campaign_id)
-            _project(session, campaign_id, sorted(set(session.scalars(query))))
+            project(session, campaign_id, sorted(set(session.scalars(query))))
 
 
 def insert_measurements(
@@ -133,7 +133,7 @@ def insert_measurements(
     Raises:
         LabelError: a conflict that is to be refused, or a value that is no finite number.
     """
-    _refuse_what_does_not_fit(records)
+    refuse_what_does_not_fit(records)
     lock_campaign(session, campaign_id)
     ids = ensure_candidates(session, campaign_id, [(r.key, r.object) for r in records])
     new, conflicts = _new_records(session, campaign_id, records, ids)
@@ -141,8 +141,8 @@ def insert_measurements(
         if refuse_conflicts:
             raise LabelError(
                 f"row {record.row_id!r} of {record.source!r} says {record.property} {record.qualifier} "
-                f"{_said(record.value, record.sem, record.n)} for {record.object!r}, but that row is stored with "
-                f"value {_said(*stored[1:], bound=stored[0])}; nothing was written. Give the row another id or "
+                f"{said(record.value, record.sem, record.n)} for {record.object!r}, but that row is stored with "
+                f"value {said(*stored[1:], bound=stored[0])}; nothing was written. Give the row another id or "
                 "source if it is another measurement."
             )
         detail = {
@@ -188,11 +188,11 @@ def insert_measurements(
             .where(Evaluation.id.in_(chunk), Evaluation.state.in_(sources_of(EvaluationState.DONE)))
             .values(state=EvaluationState.DONE)
         )
-    _project(session, campaign_id, sorted({ids[record.key] for record in new}))
+    project(session, campaign_id, sorted({ids[record.key] for record in new}))
     return len(new)
 
 
-def _refuse_what_does_not_fit(records: Sequence[MeasurementRecord]) -> None:
+def refuse_what_does_not_fit(records: Sequence[MeasurementRecord]) -> None:
     """Refuse what cannot be stored alike everywhere.
 
     SQLite keeps no NaN, it makes it NULL; it keeps text of any length where PostgreSQL refuses it.
@@ -243,7 +243,7 @@ def _new_records(
     return new, conflicts
 
 
-def _said(value: float | None, sem: float | None, n: int | None, *, bound: Qualifier = Qualifier.EQUAL) -> str:
+def said(value: float | None, sem: float | None, n: int | None, *, bound: Qualifier = Qualifier.EQUAL) -> str:
     """Return what a row says, as a person would write it."""
     known = (("sem", sem), ("n", n))
     more = ", ".join(f"{name} {number!r}" for name, number in known if number is not None)
@@ -283,34 +283,3 @@ def _awaited(
         for candidate_id, evaluation_id in session.execute(query.order_by(Evaluation.replicate.desc())):
             found.update({(candidate_id, prop): evaluation_id for prop in wanted})
     return found
-
-
-def _project(session: Session, campaign_id: int, candidate_ids: Sequence[int]) -> None:
-    """Recompute `current_value` of these candidates from their measurements."""
-    later = aliased(Measurement)
-    for chunk in chunks(candidate_ids):
-        session.execute(delete(CurrentValue).where(CurrentValue.candidate_id.in_(chunk)))
-        query = (
-            select(Measurement.candidate_id, Measurement.property, Measurement.value, Measurement.seq)
-            .where(
-                Measurement.candidate_id.in_(chunk),
-                Measurement.qualifier == Qualifier.EQUAL,
-                ~select(later.id).where(later.supersedes_id == Measurement.id).exists(),
-            )
-            .order_by(Measurement.seq)
-        )
-        values: dict[tuple[int, str], list[tuple[float, int]]] = defaultdict(list)
-        for candidate_id, prop, value, seq in session.execute(query):
-            values[candidate_id, prop].append((value, seq))
-        session.add_all(
-            CurrentValue(
-                campaign_id=campaign_id,
-                candidate_id=candidate_id,
-                property=prop,
-                value=fsum(value for value, _ in found) / len(found),
-                count=len(found),
-                seq=found[-1][1],
-            )
-            for (candidate_id, prop), found in values.items()
-        )
-    session.flush()

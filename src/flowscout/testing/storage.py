@@ -7,6 +7,7 @@ class TestMyStorage(HistoryContract):
             yield history
 """
 
+from flowscout.testing.storage_bulk import BulkContract
 from flowscout.testing.storage_experiments import ExperimentContract
 from flowscout.testing.storage_measurements import MeasurementContract
 from flowscout.testing.storage_queries import QueryContract
@@ -14,7 +15,9 @@ from flowscout.testing.storage_rounds import RoundContract
 from flowscout.testing.storage_vetoes import VetoContract
 
 
-class HistoryContract(MeasurementContract, ExperimentContract, RoundContract, QueryContract, VetoContract):
+class HistoryContract(
+    MeasurementContract, ExperimentContract, RoundContract, QueryContract, VetoContract, BulkContract
+):
     """Test one storage against the guarantees of `flowscout.db.History`.
 
     Subclass it and provide the fixture `history`: an open, empty history. Where a second one cannot be opened
