@@ -2,10 +2,12 @@
 
 from types import TracebackType
 
+from flowscout.db.archive import Archive
 from flowscout.db.bulk import Bulk
 from flowscout.db.campaigns import Campaigns
 from flowscout.db.database import Database
 from flowscout.db.experiments import Experiments
+from flowscout.db.export import Export
 from flowscout.db.measurements import Measurements
 from flowscout.db.queries import Queries
 from flowscout.db.rounds import Rounds
@@ -32,6 +34,8 @@ class History:
         self.experiments = Experiments(self.database)
         self.measurements = Measurements(self.database)
         self.bulk = Bulk(self.database)
+        self.export = Export(self.database)
+        self.archive = Archive(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
 
