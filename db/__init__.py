@@ -3,6 +3,7 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.archive import Archived
 from flowscout.db.bulk import Imported
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.database import parse_url, sidecar_folder
@@ -42,6 +43,7 @@ from flowscout.db.states import (
 
 __all__ = [
     "LEASE_TTL_S",
+    "Archived",
     "ArtefactRecord",
     "AttemptState",
     "BestRow",

@@ -223,7 +223,8 @@ def _write_csv(path: Path, kinds: Mapping[str, Kind], rows: Iterable[Row]) -> in
     count = 0
     names = list(kinds)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        # Both, as RFC 4180 has it: Python quotes a lone CR in a cell only where CR is part of the line's end.
+        writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(names)
         for row in rows:
             count += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowscout.db import History, StatusRecord, Told
+from flowscout.db import Archived, History, Imported, StatusRecord, Told
 from flowscout.errors import CampaignBusyError, ConfigError, StateError
 from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
 from flowscout.loop.included import check_included
@@ -190,6 +190,37 @@ class Campaign:
         import pandas as pd
 
         return pd.DataFrame(self._bench.history.queries.history(self.name, round_number=round))
+
+    def import_table(self, table: str | Path, *, source: str | None = None, actor: str | None = None) -> Imported:
+        """Record the results of a large table (`.csv`, `.jsonl`, `.parquet`) in bulk, all rows checked first.
+
+        Its columns are those of `tell`, or one value a row: object, property, value and, where there are any,
+        qualifier, sem, n, unit, source and row_id. The same table again changes nothing.
+
+        Raises:
+            LabelError: the table cannot be read, or a row contradicts what is stored.
+            ObjectError: an object is not in the space.
+        """
+        from flowscout.loop.importing import import_table
+
+        done = import_table(self._bench, Path(table), source=source, actor=actor or _user())
+        self._complete_if_possible()
+        return done
+
+    def export(self, to: str | Path) -> "int | Archived":
+        """Write the measurements to a file (`.csv`, `.jsonl`, `.parquet`), else the whole history to a new folder.
+
+        Returns how many rows were written, or what the folder holds.
+
+        Raises:
+            ConfigError: the file cannot be written, or the folder is there already.
+        """
+        from flowscout.loop.moving import export_whole
+
+        path = Path(to)
+        if path.suffix:
+            return self._bench.history.export.measurements(self.name, path)
+        return export_whole(self._bench.history, self.name, path)
 
     def close(self) -> None:
         """Close the history."""
