@@ -95,7 +95,7 @@ class Archive:
             stored = session.scalars(select(Artefact).where(Artefact.campaign_id == campaign_id)).all()
             (temporary / "artefacts").mkdir()
             for row in stored:
-                _copy(artefacts, temporary / "artefacts", row.sha256, row.kind)
+                copy_artefact(artefacts, temporary / "artefacts", row.sha256, row.kind)
             manifest = {
                 "format": FORMAT,
                 "flowscout": __version__,
@@ -169,7 +169,7 @@ class Archive:
                 _insert(session, table, folder / Path(manifest["tables"][table.name]["file"]).name, moves)
                 _move_sequence(session, table)
             for one in manifest["artefacts"]:
-                _copy(folder / "artefacts", artefacts, one["sha256"], "exported")
+                copy_artefact(folder / "artefacts", artefacts, one["sha256"], "exported")
         return _archived(manifest)
 
     def _refuse_known(self, session: Session, manifest: Mapping[str, Any]) -> None:
@@ -304,7 +304,7 @@ def _move_sequence(session: Session, table: Table) -> None:
         session.execute(select(func.setval(func.pg_get_serial_sequence(table.name, "id"), last)))
 
 
-def _copy(source: Path, target: Path, sha256: str, kind: str) -> None:
+def copy_artefact(source: Path, target: Path, sha256: str, kind: str) -> None:
     """Copy one artefact, whole or not at all."""
     origin, path = source / _file(sha256), target / _file(sha256)
     if path.is_file() and sha256_of(path) == sha256:

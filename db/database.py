@@ -196,6 +196,11 @@ def _write_ahead(cursor: Any) -> None:
             return
 
 
+def write_engine(url: URL) -> Engine:
+    """Return an engine that writes to a database whatever its schema is: for upgrades."""
+    return _engine(url, immediate=True)
+
+
 def _engine(url: URL, *, immediate: bool) -> Engine:
     if url.get_backend_name() != "sqlite":
         return _postgresql_engine(url, read_only=not immediate)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowscout.db import Archived, History
 from flowscout.errors import ConfigError
-from flowscout.loop.workbench import files_of
+from flowscout.loop.workbench import artefacts_of, files_of
 
 ARTEFACTS = "artefacts"
 
@@ -16,9 +16,7 @@ ARTEFACTS = "artefacts"
 def export_whole(history: History, campaign: str, folder: Path, *, form: str = "jsonl") -> Archived:
     """Write all that is known of a campaign to a new folder, artefacts too."""
     record = history.campaigns.get(campaign)
-    version = history.campaigns.config(record.id)
-    files = files_of(history, record.name, version.folder) / ARTEFACTS
-    return history.archive.write(record.id, folder, artefacts=files, form=form)
+    return history.archive.write(record.id, folder, artefacts=artefacts_of(history, record), form=form)
 
 
 def import_whole(history: History, folder: Path) -> tuple[Archived, Path]:
@@ -35,8 +33,8 @@ def import_whole(history: History, folder: Path) -> tuple[Archived, Path]:
     files = files_of(history, str(manifest["campaign"]), home)
     if manifest["artefacts"] and not files.parent.is_dir():
         raise ConfigError(
-            f"the artefacts of {manifest['campaign']!r} belong into {str(files)!r}, but the folder of the "
-            "campaign file is not on this machine; nothing was written. Make that folder and put the campaign file there."
+            f"the artefacts of {manifest['campaign']!r} belong into {str(files)!r}, but the folder of its file is "
+            "not on this machine; nothing was written. Make that folder and put the campaign file there."
         )
     return history.archive.read(folder, artefacts=files / ARTEFACTS), files / ARTEFACTS
 

@@ -246,6 +246,12 @@ def files_of(history: History, campaign: str, folder: str) -> Path:
     return sidecar_folder(history.database.url) or Path(folder) / f"{campaign}.files"
 
 
+def artefacts_of(history: History, campaign: CampaignRecord) -> Path:
+    """Return the folder that a registered campaign's artefacts lie in."""
+    version = history.campaigns.config(campaign.id)
+    return files_of(history, campaign.name, version.folder) / "artefacts"
+
+
 @contextmanager
 def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
     """Hold the campaign's lease, renewing it in the background, and give it back at the end.

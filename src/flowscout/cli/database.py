@@ -64,8 +64,8 @@ def import_(
         return
     if table is None:
         raise ConfigError(
-            f"{str(origin)!r} came without a table, expected a campaign file and a table, or the folder of a whole "
-            "history."
+            f"{str(origin)!r} came without a table, expected a campaign file and a table, or the folder of a "
+            "whole history."
         )
     from flowscout.loop.campaign import Campaign
 
