@@ -22,6 +22,7 @@ from flowscout.version import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flowscout.loop.replay import Replay
     from flowscout.loop.stages import Progress
 
 
@@ -221,6 +222,17 @@ class Campaign:
         if path.suffix:
             return self._bench.history.export.measurements(self.name, path)
         return export_whole(self._bench.history, self.name, path)
+
+    def replay(self, number: int, *, tolerance: float = 0.0) -> "Replay":
+        """Compute a past round again from its cut-off and seeds, and report every difference; write nothing.
+
+        Raises:
+            NotFoundError: there is no such round.
+            StateError: nothing was fitted in it yet.
+        """
+        from flowscout.loop.replay import replay
+
+        return replay(self._bench, number, tolerance=tolerance)
 
     def close(self) -> None:
         """Close the history."""

@@ -14,6 +14,7 @@ from flowscout.errors import ConfigError
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command(epilog="Example: flowscout export campaign.yaml --to results.csv")(export)
+    app.command(epilog="Example: flowscout replay campaign.yaml --round 3")(replay)
     app.command("import", epilog="Example: flowscout import campaign.yaml legacy.csv --source eln-2024")(import_)
 
 
@@ -75,6 +76,33 @@ def import_(
         print_json(asdict(done))
     else:
         say(f"{table}: {done.added:,} values added, {done.unchanged:,} known already")
+
+
+def replay(
+    campaign: CampaignPath,
+    number: Annotated[int, typer.Option("--round", min=1, help="The round to compute again.")],
+    tolerance: Annotated[float, typer.Option(min=0, help="How far apart numbers may be.")] = 0.0,
+    db: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute a past round again from its data cut-off and seeds; exit code 1 if anything differs."""
+    from flowscout.loop.replay import replay as compute_again
+    from flowscout.loop.workbench import lay_out
+
+    with opened(campaign, db) as (history, record, _):
+        done = compute_again(lay_out(history, record.id), number, tolerance=tolerance)
+    if as_json:
+        print_json(asdict(done) | {"same": done.same})
+    else:
+        for one in done.versions:
+            say(f"{one.what}: {one.stored} then, {one.replayed} now", style="yellow")
+        for one in done.differences:
+            apart = "" if one.distance is None else f" ({one.distance:.3g} apart)"
+            say(f"{one.what}: {one.stored} is stored, {one.replayed} came{apart}", style="red")
+        if done.same:
+            say(f"round {number}: the same ({', '.join(done.compared)})", style="green")
+    if not done.same:
+        raise typer.Exit(1)
 
 
 def _import_folder(folder: Path, db: str | None, *, as_json: bool) -> None:
