@@ -3,6 +3,7 @@
 The whole history, which can be imported again, belongs in `archive.py`.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from flowscout.db.rowfiles import BATCH, Kind, check_format, whole_file, write_r
 _NUMBERS = ("value", "sem", "acquisition", "log_reward", "log_prob", "predicted_mean", "predicted_sd")
 _COUNTS = (
     "seq",
+    "measurement_id",
     "round",
     "candidate_id",
     "n",
@@ -60,9 +62,12 @@ def kind_of(column: str) -> Kind:
         return "float"
     if column in _COUNTS:
         return "int"
-    return {"measured_at": "time", "superseded": "bool"}.get(column, "text")  # type: ignore[return-value]
+    return {"measured_at": "time", "superseded": "bool", "as_run": "json"}.get(column, "text")  # type: ignore[return-value]
 
 
 def _rows(found: Any) -> Iterator[dict[str, Any]]:
     for row in found.mappings():
-        yield dict(row)
+        made = dict(row)
+        if isinstance(made.get("as_run"), str):  # SQLite keeps JSON as text
+            made["as_run"] = json.loads(made["as_run"])
+        yield made
