@@ -7,6 +7,7 @@ from flowscout.db.archive import Archived
 from flowscout.db.bulk import Imported
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.database import parse_url, sidecar_folder
+from flowscout.db.experiments import ATTEMPT_LEASE_S
 from flowscout.db.history import History
 from flowscout.db.measurements import Told
 from flowscout.db.owners import this_owner
@@ -26,9 +27,11 @@ from flowscout.db.records import (
     ProposalRecord,
     Reading,
     RoundRecord,
+    Ruling,
     SamplerRecord,
     TrainingRow,
     TrainingSet,
+    UnknownRecord,
     VetoRecord,
 )
 from flowscout.db.states import (
@@ -39,9 +42,13 @@ from flowscout.db.states import (
     FailureClass,
     Qualifier,
     RoundState,
+    Verdict,
 )
+from flowscout.db.workers import HEARTBEAT_S
 
 __all__ = [
+    "ATTEMPT_LEASE_S",
+    "HEARTBEAT_S",
     "LEASE_TTL_S",
     "Archived",
     "ArtefactRecord",
@@ -69,11 +76,14 @@ __all__ = [
     "RoundRecord",
     "RoundRow",
     "RoundState",
+    "Ruling",
     "SamplerRecord",
     "StatusRecord",
     "Told",
     "TrainingRow",
     "TrainingSet",
+    "UnknownRecord",
+    "Verdict",
     "VetoRecord",
     "parse_url",
     "sidecar_folder",

@@ -34,10 +34,11 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from flowscout.db.campaigns import add_event, lock_campaign
-from flowscout.db.candidates import insert_for
+from flowscout.db.candidates import chunks, insert_for
 from flowscout.db.database import Database, to_json
 from flowscout.db.measurements import refuse_what_does_not_fit, said
 from flowscout.db.models import Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
+from flowscout.db.money import pay_for_told
 from flowscout.db.projection import project
 from flowscout.db.records import MeasurementRecord
 from flowscout.db.states import EvaluationState, Qualifier, sources_of
@@ -248,6 +249,12 @@ class _Import:
         settled = select(Measurement.evaluation_id).where(
             *self._seqs(after, last), Measurement.evaluation_id.is_not(None)
         )
+        unknown = select(Evaluation.id).where(
+            Evaluation.id.in_(settled), Evaluation.state == EvaluationState.UNKNOWN
+        )
+        for numbers in chunks(session.scalars(unknown).all()):
+            pay_for_told(session, numbers, actor=self.actor)
+        session.flush()
         session.execute(
             update(Evaluation)
             .where(Evaluation.id.in_(settled), Evaluation.state.in_(_OPEN))

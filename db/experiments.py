@@ -1,28 +1,35 @@
 """Experiments: claiming an evaluation before its oracle is called, and settling what came of it.
 
 The attempt's row is committed before the call. Its token fences its state and the money; a value that a
-stale owner brings is recorded all the same.
+stale owner brings is recorded all the same. How an attempt begins stands in `db.claims`, what becomes of calls
+that were cut off in `db.expiry`.
 """
 
-import uuid as uuids
-from collections.abc import Sequence
-from datetime import timedelta
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from flowscout.db import owners
+from flowscout.db import expiry
 from flowscout.db.campaigns import add_event, lock_campaign
+from flowscout.db.claims import begin_attempts, queued, renew_leases
 from flowscout.db.database import Database
 from flowscout.db.measurements import insert_measurements
-from flowscout.db.models import Attempt, Balance, Candidate, Evaluation, Ledger, Oracle, Round, utc_now
-from flowscout.db.records import Claim, Outcome
-from flowscout.db.states import AttemptState, EvaluationState, FailureClass, LedgerKind, sources_of
+from flowscout.db.models import Attempt, Balance, Candidate, Evaluation, Oracle, Round, utc_now
+from flowscout.db.money import pay
+from flowscout.db.records import Claim, Outcome, Ruling, UnknownRecord
+from flowscout.db.states import AttemptState, EvaluationState, RoundState
+from flowscout.errors import StateError
+
+logger = logging.getLogger(__name__)
 
 ATTEMPT_LEASE_S = 600.0
-MAX_TRANSIENT_FAILURES = 3
 
-_OPEN = (EvaluationState.QUEUED, EvaluationState.RUNNING)
+_CALLED_FOR = (RoundState.DISPATCHED, RoundState.COMPLETE)
+"""The rounds whose queued evaluations may be called; of a complete one, those that were reconciled since."""
 
 
 class Experiments:
@@ -31,44 +38,45 @@ class Experiments:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, round_id: int, *, owner: str, lease_s: float = ATTEMPT_LEASE_S) -> list[Claim]:
-        """Begin an attempt at each queued evaluation of the round, in order, as far as the budget goes.
+    def claim(
+        self, round_id: int, *, owner: str, limit: int | None = None, lease_s: float = ATTEMPT_LEASE_S
+    ) -> list[Claim]:
+        """Begin an attempt at each queued evaluation of the round, in order, as far as limit and budget go.
 
         When this returns, the attempts are committed and the money is reserved: only then may an oracle be
-        called.
+        called. Several may claim at once; none gets what another has.
         """
-        query = (
-            select(Evaluation, Candidate, Oracle)
-            .join(Candidate, Candidate.id == Evaluation.candidate_id)
-            .join(Oracle, Oracle.id == Evaluation.oracle_id)
-            .where(Evaluation.round_id == round_id, Evaluation.state == EvaluationState.QUEUED)
-            .order_by(Evaluation.id)
-        )
-        claims: list[Claim] = []
+        query = queued().where(Evaluation.round_id == round_id)
+        return self._claim(query, owner=owner, limit=limit, lease_s=lease_s)
+
+    def claim_any(
+        self, campaign_id: int, *, owner: str, limit: int | None = None, lease_s: float = ATTEMPT_LEASE_S
+    ) -> list[Claim]:
+        """Begin attempts as `claim` does, at evaluations of any round that was dispatched, the oldest first."""
+        query = queued().where(Evaluation.campaign_id == campaign_id, Round.state.in_(_CALLED_FOR))
+        return self._claim(query, owner=owner, limit=limit, lease_s=lease_s)
+
+    def _claim(self, query: Select[Any], *, owner: str, limit: int | None, lease_s: float) -> list[Claim]:
+        query = query.limit(limit)
+        with self._database.read() as session:
+            if session.execute(query).first() is None:
+                return []  # whoever asks again and again locks nobody out
         with self._database.write() as session:
-            _lock_round(session, round_id)
-            until = session.scalars(select(utc_now())).one() + timedelta(seconds=lease_s)
-            for evaluation, candidate, oracle in session.execute(query).all():
-                if not _reserve(session, evaluation.campaign_id, oracle.unit_cost_minor):
-                    detail = {"evaluation_id": evaluation.id, "cost_minor": oracle.unit_cost_minor}
-                    add_event(
-                        session, evaluation.campaign_id, "budget_exhausted",
-                        actor=owner, round_id=round_id, detail=detail,
-                    )  # fmt: skip
-                    break
-                attempt = Attempt(
-                    evaluation_id=evaluation.id,
-                    number=_next_number(session, evaluation.id),
-                    owner=owner,
-                    token=str(uuids.uuid4()),
-                    lease_until=until,
-                )
-                evaluation.state = EvaluationState.RUNNING
-                session.add(attempt)
-                session.flush()
-                _book(session, evaluation, attempt.id, LedgerKind.RESERVE, oracle.unit_cost_minor)
-                claims.append(_claim(attempt, evaluation, candidate, oracle))
-        return claims
+            return begin_attempts(session, query, owner=owner, lease_s=lease_s)
+
+    def renew(self, claims: Sequence[Claim], *, lease_s: float = ATTEMPT_LEASE_S) -> list[Claim]:
+        """Put off the end of attempts' leases, by the database's clock; return the claims that are lost.
+
+        A lost one has ended, or has become another owner's. Where the database does not answer, none is known
+        to be lost. A lease of 0 s gives the attempts up.
+        """
+        try:
+            with self._database.write() as session:
+                held = renew_leases(session, claims, lease_s=lease_s)
+        except SQLAlchemyError as error:
+            logger.warning("the leases of %d attempts could not be renewed: %s", len(claims), error)
+            return []
+        return [claim for claim in claims if claim.attempt_id not in held]
 
     def settle(self, outcomes: Sequence[Outcome], *, actor: str) -> int:
         """Record what came of attempts, in one transaction; return how many measurements were added.
@@ -76,58 +84,16 @@ class Experiments:
         An attempt that is no longer this owner's changes no state and no money; its values are recorded.
         """
         added = 0
-        evaluations = [outcome.claim.evaluation_id for outcome in outcomes]
+        evaluations = sorted({outcome.claim.evaluation_id for outcome in outcomes})
         query = select(Evaluation.campaign_id).where(Evaluation.id.in_(evaluations)).distinct()
         with self._database.write() as session:
             for campaign_id in session.scalars(query.order_by(Evaluation.campaign_id)).all():
                 lock_campaign(session, campaign_id)
+            expiry.lock_rows(session, Evaluation, evaluations)
+            expiry.lock_rows(session, Attempt, [outcome.claim.attempt_id for outcome in outcomes])
             for outcome in outcomes:
-                added += self._settle_one(session, outcome, actor=actor)
+                added += _settle_one(session, outcome, actor=actor)
         return added
-
-    def _settle_one(self, session: Session, outcome: Outcome, *, actor: str) -> int:
-        claim = outcome.claim
-        evaluation = session.get_one(Evaluation, claim.evaluation_id)
-        succeeded = outcome.failure is None and not outcome.unknown
-        target = _ended(outcome)
-        oracle = session.get_one(Oracle, evaluation.oracle_id)
-        cost = oracle.unit_cost_minor if outcome.cost_minor is None else outcome.cost_minor
-        if not succeeded and outcome.cost_minor is None:
-            cost = 0  # of an unknown one it is not known either: its reservation stays
-        changed = session.execute(
-            update(Attempt)
-            .where(
-                Attempt.id == claim.attempt_id,
-                Attempt.token == claim.token,
-                Attempt.state == AttemptState.RUNNING,
-            )
-            .values(
-                state=target,
-                failure=outcome.failure,
-                message=outcome.message,
-                cost_minor=cost,
-                ended_at=utc_now(),
-            )
-        )
-        fenced_out = changed.rowcount == 0  # type: ignore[attr-defined]
-        if fenced_out:
-            detail = {"attempt_id": claim.attempt_id, "state": str(target)}
-            add_event(session, evaluation.campaign_id, "stale_attempt", actor=actor, detail=detail)
-        elif outcome.unknown:
-            _set_state(session, evaluation.id, EvaluationState.UNKNOWN)
-        else:
-            _spend(session, evaluation, claim.attempt_id, cost=cost)
-            after = _after_failure(session, evaluation.id, outcome.failure)
-            _set_state(session, evaluation.id, EvaluationState.DONE if succeeded else after)
-        return insert_measurements(
-            session,
-            evaluation.campaign_id,
-            outcome.measurements,
-            actor=actor,
-            evaluation_id=evaluation.id,
-            attempt_id=claim.attempt_id,
-            refuse_conflicts=False,
-        )
 
     def recover(self, campaign_id: int, *, actor: str) -> dict[str, int]:
         """End the attempts whose owner is dead or whose lease has run out; return what became of them.
@@ -135,30 +101,30 @@ class Experiments:
         An idempotent oracle may be called again with the same key, so the evaluation is queued; for any
         other, nobody can say whether it acted, so it becomes unknown and its money stays reserved.
         """
-        query = (
-            select(Attempt, Evaluation, Oracle)
-            .join(Evaluation, Evaluation.id == Attempt.evaluation_id)
-            .join(Oracle, Oracle.id == Evaluation.oracle_id)
-            .where(Evaluation.campaign_id == campaign_id, Attempt.state == AttemptState.RUNNING)
-        )
-        counts = {"queued": 0, "unknown": 0}
+        with self._database.read() as session:
+            if not expiry.any_over(session, campaign_id):
+                return {"queued": 0, "unknown": 0}
         with self._database.write() as session:
-            lock_campaign(session, campaign_id)
-            now = session.scalars(select(utc_now())).one()
-            for attempt, evaluation, oracle in session.execute(query).all():
-                if attempt.lease_until > now and not owners.is_dead(attempt.owner):
-                    continue
-                attempt.state, attempt.ended_at = AttemptState.EXPIRED, now
-                target = EvaluationState.QUEUED if oracle.idempotent else EvaluationState.UNKNOWN
-                if oracle.idempotent:
-                    _spend(session, evaluation, attempt.id, cost=0)
-                if _set_state(session, evaluation.id, target):
-                    counts[str(target)] += 1
-                else:  # its value was told meanwhile
-                    target = evaluation.state
-                detail = {"attempt_id": attempt.id, "evaluation": str(target), "owner": attempt.owner}
-                add_event(session, campaign_id, "attempt_expired", actor=actor, detail=detail)
-        return counts
+            return expiry.end_attempts(session, campaign_id, actor=actor)
+
+    def unknown(self, campaign_id: int) -> list[UnknownRecord]:
+        """Return the calls of which nobody can say whether they happened, in the order they were queued."""
+        with self._database.read() as session:
+            return expiry.unknown_calls(session, campaign_id)
+
+    def reconcile(
+        self, campaign_id: int, rulings: Sequence[Ruling], *, actor: str, strict: bool = True
+    ) -> list[int]:
+        """Settle unknown evaluations by what has become known of them; return the ids of those settled.
+
+        All of them or none; those that are not unknown any more are passed over where not `strict`.
+
+        Raises:
+            StateError: an evaluation is not unknown.
+            LabelError: a value contradicts one of the same call that is stored.
+        """
+        with self._database.write() as session:
+            return expiry.apply_rulings(session, campaign_id, rulings, actor=actor, strict=strict)
 
     def requeue_failed(self, round_id: int) -> int:
         """Queue the failed evaluations of a round again; return how many."""
@@ -172,25 +138,54 @@ class Experiments:
             return int(changed.rowcount)  # type: ignore[attr-defined]
 
     def cancel_queued(self, round_id: int, *, actor: str) -> int:
-        """Cancel what is still queued in a round, because the budget does not reach it; return how many."""
+        """Cancel what is queued in a round and the budget does not reach; return how many.
+
+        Their candidates may be proposed again by a later round.
+        """
         with self._database.write() as session:
             _lock_round(session, round_id)
-            query = select(Evaluation).where(
-                Evaluation.round_id == round_id, Evaluation.state == EvaluationState.QUEUED
-            )
-            rows = session.scalars(query).all()
-            for row in rows:
+            query = queued().where(Evaluation.round_id == round_id)
+            rows = session.execute(query.with_for_update(of=Evaluation, key_share=True)).all()
+            cancelled = [row for row, _, oracle, _ in rows if not _affordable(session, row, oracle)]
+            for row in cancelled:
                 row.state = EvaluationState.CANCELLED
                 detail = {"evaluation_id": row.id, "reason": "budget"}
                 add_event(session, row.campaign_id, "evaluation_cancelled", actor=actor, detail=detail)
-            return len(rows)
+            return len(cancelled)
+
+    def cancel(self, campaign_id: int, objects: Mapping[str, str], *, reason: str, actor: str) -> int:
+        """Cancel the queued evaluations of `objects`, texts by key, all or none; return how many are new.
+
+        Their candidates may be proposed again by a later round: a veto is for those that may not.
+
+        Raises:
+            StateError: an object awaits no measurement, or its measurement has begun or is over.
+        """
+        with self._database.write() as session:
+            lock_campaign(session, campaign_id)
+            new = 0
+            for key, text in objects.items():
+                query = (
+                    select(Evaluation)
+                    .join(Candidate, Candidate.id == Evaluation.candidate_id)
+                    .where(Candidate.campaign_id == campaign_id, Candidate.key == key)
+                    .order_by(Evaluation.id)
+                    .with_for_update(of=Evaluation, key_share=True)
+                )
+                found = session.scalars(query).all()
+                _refuse_to_cancel(found, text)
+                for row in found:
+                    if row.state is EvaluationState.QUEUED:
+                        row.state = EvaluationState.CANCELLED
+                        detail = {"evaluation_id": row.id, "reason": reason}
+                        add_event(session, campaign_id, "evaluation_cancelled", actor=actor, detail=detail)
+                        new += 1
+            return new
 
     def affordable(self, campaign_id: int, cost_minor: int) -> bool:
         """Return whether the balance reaches for one more call at this price."""
         with self._database.read() as session:
-            balance = session.scalars(select(Balance).where(Balance.campaign_id == campaign_id)).one()
-        committed = balance.reserved_minor + balance.spent_minor + cost_minor
-        return balance.limit_minor is None or committed <= balance.limit_minor
+            return _reaches(session, campaign_id, cost_minor)
 
     def counts(self, campaign_id: int, *, round_id: int | None = None) -> dict[EvaluationState, int]:
         """Return how many evaluations stand in each state."""
@@ -216,89 +211,82 @@ def _lock_round(session: Session, round_id: int) -> None:
     lock_campaign(session, session.scalars(select(Round.campaign_id).where(Round.id == round_id)).one())
 
 
+def _settle_one(session: Session, outcome: Outcome, *, actor: str) -> int:
+    claim = outcome.claim
+    evaluation = session.get_one(Evaluation, claim.evaluation_id)
+    succeeded = outcome.failure is None and not outcome.unknown
+    target = _ended(outcome)
+    oracle = session.get_one(Oracle, evaluation.oracle_id)
+    cost = oracle.unit_cost_minor if outcome.cost_minor is None else outcome.cost_minor
+    if not succeeded and outcome.cost_minor is None:
+        cost = 0  # of an unknown one it is not known either: its reservation stays
+    changed = session.execute(
+        update(Attempt)
+        .where(
+            Attempt.id == claim.attempt_id,
+            Attempt.token == claim.token,
+            Attempt.state == AttemptState.RUNNING,
+        )
+        .values(
+            state=target,
+            failure=outcome.failure,
+            message=outcome.message,
+            cost_minor=cost,
+            ended_at=utc_now(),
+        )
+    )
+    fenced_out = changed.rowcount == 0  # type: ignore[attr-defined]
+    if fenced_out:
+        detail = {"attempt_id": claim.attempt_id, "state": str(target)}
+        add_event(session, evaluation.campaign_id, "stale_attempt", actor=actor, detail=detail)
+    elif outcome.unknown:
+        expiry.leave_unknown(session, evaluation, claim.attempt_id)
+    else:
+        pay(session, evaluation, claim.attempt_id, cost=cost)
+        after = EvaluationState.DONE if succeeded else expiry.after_failure(session, evaluation, outcome.failure)
+        expiry.set_state(session, evaluation.id, after)
+    return insert_measurements(
+        session,
+        evaluation.campaign_id,
+        outcome.measurements,
+        actor=actor,
+        evaluation_id=evaluation.id,
+        attempt_id=claim.attempt_id,
+        refuse_conflicts=False,
+        settles=not fenced_out,
+    )
+
+
 def _ended(outcome: Outcome) -> AttemptState:
     if outcome.unknown:
         return AttemptState.EXPIRED
     return AttemptState.SUCCEEDED if outcome.failure is None else AttemptState.FAILED
 
 
-def _next_number(session: Session, evaluation_id: int) -> int:
-    last = session.scalar(select(func.max(Attempt.number)).where(Attempt.evaluation_id == evaluation_id))
-    return (last or 0) + 1
+def _affordable(session: Session, evaluation: Evaluation, oracle: Oracle) -> bool:
+    return _reaches(session, evaluation.campaign_id, oracle.unit_cost_minor)
 
 
-def _after_failure(session: Session, evaluation_id: int, failure: FailureClass | None) -> EvaluationState:
-    if failure is not FailureClass.TRANSIENT:
-        return EvaluationState.FAILED
-    failed = session.scalar(
-        select(func.count()).where(
-            Attempt.evaluation_id == evaluation_id, Attempt.failure == FailureClass.TRANSIENT
+def _reaches(session: Session, campaign_id: int, cost_minor: int) -> bool:
+    query = select(Balance.limit_minor, Balance.reserved_minor + Balance.spent_minor)
+    limit, committed = session.execute(query.where(Balance.campaign_id == campaign_id)).one()
+    return limit is None or bool(committed + cost_minor <= limit)
+
+
+def _refuse_to_cancel(found: Sequence[Evaluation], text: str) -> None:
+    if not found:
+        raise StateError(
+            f"{text!r} awaits no measurement, expected an object that is queued; nothing was written. "
+            "`flowscout ask` and `flowscout status` tell what waits."
         )
-    )
-    again = (failed or 0) % MAX_TRANSIENT_FAILURES != 0
-    return EvaluationState.QUEUED if again else EvaluationState.FAILED
-
-
-def _set_state(session: Session, evaluation_id: int, target: EvaluationState) -> bool:
-    """Move an evaluation, if its state allows it; return whether it moved."""
-    changed = session.execute(
-        update(Evaluation)
-        .where(Evaluation.id == evaluation_id, Evaluation.state.in_(sources_of(target)))
-        .values(state=target)
-    )
-    return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
-
-
-def _reserve(session: Session, campaign_id: int, cost_minor: int) -> bool:
-    """Reserve the price of one call, if the balance allows it; the caller books it on the attempt."""
-    committed = Balance.reserved_minor + Balance.spent_minor + cost_minor
-    changed = session.execute(
-        update(Balance)
-        .where(Balance.campaign_id == campaign_id)
-        .where(Balance.limit_minor.is_(None) | (committed <= Balance.limit_minor))
-        .values(reserved_minor=Balance.reserved_minor + cost_minor)
-    )
-    return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
-
-
-def _spend(session: Session, evaluation: Evaluation, attempt_id: int, *, cost: int) -> None:
-    """Turn what was reserved for an attempt, at the price of that day, into what was really paid."""
-    booked = select(func.sum(Ledger.amount_minor)).where(
-        Ledger.attempt_id == attempt_id, Ledger.kind == LedgerKind.RESERVE
-    )
-    reserved = int(session.scalar(booked) or 0)
-    session.execute(
-        update(Balance)
-        .where(Balance.campaign_id == evaluation.campaign_id)
-        .values(reserved_minor=Balance.reserved_minor - reserved, spent_minor=Balance.spent_minor + cost)
-    )
-    _book(session, evaluation, attempt_id, LedgerKind.RELEASE, reserved)
-    _book(session, evaluation, attempt_id, LedgerKind.SPEND, cost)
-
-
-def _book(session: Session, evaluation: Evaluation, attempt_id: int, kind: LedgerKind, amount: int) -> None:
-    if amount == 0:
-        return
-    session.add(
-        Ledger(
-            campaign_id=evaluation.campaign_id,
-            evaluation_id=evaluation.id,
-            attempt_id=attempt_id,
-            kind=kind,
-            amount_minor=amount,
+    begun = [row for row in found if row.state not in (EvaluationState.QUEUED, EvaluationState.CANCELLED)]
+    if begun:
+        state = begun[0].state
+        advice = {
+            EvaluationState.RUNNING: "Its oracle is being called and may act: wait for the result.",
+            EvaluationState.UNKNOWN: "Settle it with `flowscout reconcile`.",
+        }.get(state, "Leave it out.")
+        raise StateError(
+            f"the measurement of {text!r} is {state}, expected queued: only what nobody has begun to measure can "
+            f"be cancelled; nothing was written. {advice}"
         )
-    )
-
-
-def _claim(attempt: Attempt, evaluation: Evaluation, candidate: Candidate, oracle: Oracle) -> Claim:
-    return Claim(
-        attempt_id=attempt.id,
-        evaluation_id=evaluation.id,
-        candidate_id=candidate.id,
-        number=attempt.number,
-        token=attempt.token,
-        object=candidate.object,
-        idempotency_key=evaluation.idempotency_key,
-        replicate=evaluation.replicate,
-        fidelity=oracle.fidelity,
-    )

@@ -12,6 +12,7 @@ from flowscout.db.measurements import Measurements
 from flowscout.db.queries import Queries
 from flowscout.db.rounds import Rounds
 from flowscout.db.vetoes import Vetoes
+from flowscout.db.workers import Workers
 
 
 class History:
@@ -38,6 +39,7 @@ class History:
         self.archive = Archive(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
+        self.workers = Workers(self.database)
 
     def close(self) -> None:
         """Close every connection."""

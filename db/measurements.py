@@ -11,10 +11,20 @@ from sqlalchemy.orm import Session
 from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.database import Database
-from flowscout.db.models import Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
+from flowscout.db.models import (
+    Approval,
+    Attempt,
+    Campaign,
+    Candidate,
+    CurrentValue,
+    Evaluation,
+    Measurement,
+    Objective,
+)
+from flowscout.db.money import pay_for_told
 from flowscout.db.projection import project
 from flowscout.db.records import MeasurementRecord, TrainingSet
-from flowscout.db.states import EvaluationState, FailureClass, Qualifier, sources_of
+from flowscout.db.states import ApprovalDecision, EvaluationState, FailureClass, Qualifier, sources_of
 from flowscout.db.training import WITH_VALUE, make_training_set, valid_values
 from flowscout.errors import LabelError
 
@@ -79,9 +89,16 @@ class Measurements:
             return list(session.scalars(query.order_by(Candidate.key)))
 
     def known_keys(self, campaign_id: int) -> set[str]:
-        """Return the keys of all candidates that were measured or that await a measurement."""
+        """Return the keys of all candidates that were measured, that await a measurement, or that were vetoed.
+
+        One whose evaluation was cancelled, for want of money or by a person, may be proposed again.
+        """
         measured = select(Candidate.key).join(Measurement, Measurement.candidate_id == Candidate.id)
+        vetoed = select(Approval.candidate_id).where(
+            Approval.decision == ApprovalDecision.VETOED, Approval.candidate_id.is_not(None)
+        )
         wanted = select(Candidate.key).join(Evaluation, Evaluation.candidate_id == Candidate.id)
+        wanted = wanted.where((Evaluation.state != EvaluationState.CANCELLED) | Candidate.id.in_(vetoed))
         with self._database.read() as session:
             found = session.scalars(measured.where(Candidate.campaign_id == campaign_id).distinct())
             awaited = session.scalars(wanted.where(Candidate.campaign_id == campaign_id).distinct())
@@ -124,11 +141,13 @@ def insert_measurements(
     evaluation_id: int | None = None,
     attempt_id: int | None = None,
     refuse_conflicts: bool = True,
+    settles: bool = True,
 ) -> int:
     """Insert those of `records` that are new, give each a `seq`, and bring `current_value` up to date.
 
     Returns how many were new. Part of the caller's transaction. A row that is known already (same source
     and row id) with another value is refused or, without `refuse_conflicts`, left to a person by an event.
+    Evaluations that the values answer are done then, and paid for; not by a stale owner's (`settles` false).
 
     Raises:
         LabelError: a conflict that is to be refused, or a value that is no finite number.
@@ -156,11 +175,11 @@ def insert_measurements(
         return 0
     seq = _take_seq(session, campaign_id, len(new))
     awaited = {} if evaluation_id is not None else _awaited(session, campaign_id, new, ids)
-    settled = set() if evaluation_id is None else {evaluation_id}
+    settled = {evaluation_id} if evaluation_id is not None and settles else set()
     for offset, record in enumerate(new):
         candidate_id = ids[record.key]
         belongs_to = evaluation_id if evaluation_id is not None else awaited.get((candidate_id, record.property))
-        if belongs_to is not None:
+        if belongs_to is not None and settles:
             settled.add(belongs_to)
         session.add(
             Measurement(
@@ -183,6 +202,8 @@ def insert_measurements(
         )
     session.flush()
     for chunk in chunks(sorted(settled)):
+        if evaluation_id is None:
+            pay_for_told(session, chunk, actor=actor)
         session.execute(
             update(Evaluation)
             .where(Evaluation.id.in_(chunk), Evaluation.state.in_(sources_of(EvaluationState.DONE)))

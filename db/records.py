@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flowscout.db.states import CampaignState, Decision, FailureClass, Qualifier, RoundState
+from flowscout.db.states import CampaignState, Decision, FailureClass, Qualifier, RoundState, Verdict
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,30 @@ class Claim:
     idempotency_key: str
     replicate: int
     fidelity: str
+    version_id: int | None = None
+    """The version of the campaign file that the evaluation's round began with."""
+
+
+@dataclass(frozen=True)
+class UnknownRecord:
+    """A call of which nobody can say whether it happened, as a person needs it to find out.
+
+    `values` are those that came too late, from an owner that had lost its lease.
+    """
+
+    evaluation_id: int
+    object: str
+    key: str
+    idempotency_key: str
+    oracle: str
+    version_id: int | None
+    attempt: int
+    owner: str
+    started_at: datetime
+    reserved_minor: int
+    idempotent: bool
+    message: str | None
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -197,6 +221,23 @@ class Outcome:
     message: str | None = None
     cost_minor: int | None = None
     unknown: bool = False
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What has become known of an unknown evaluation.
+
+    `done`: it happened, and gave `measurements` or a `failure`, at `cost_minor` (None: the price that is
+    reserved). `never`: it did not happen and never will; it is queued with another key. `retry`: it is queued
+    with the same key, on the word of whoever says so.
+    """
+
+    evaluation_id: int
+    verdict: Verdict
+    measurements: Sequence[MeasurementRecord] = ()
+    failure: FailureClass | None = None
+    message: str | None = None
+    cost_minor: int | None = None
 
 
 @dataclass(frozen=True)

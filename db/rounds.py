@@ -3,8 +3,6 @@
 Every write here is made by the runner of the campaign: it holds the campaign's lease within its transaction.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,16 +15,14 @@ from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.database import Database
 from flowscout.db.models import (
     Artefact,
-    Campaign,
     Candidate,
-    Evaluation,
     ModelFit,
-    Oracle,
     Proposal,
     Round,
     SamplerRun,
     utc_now,
 )
+from flowscout.db.queueing import queue_evaluations
 from flowscout.db.records import (
     ArtefactRecord,
     FitRecord,
@@ -37,7 +33,7 @@ from flowscout.db.records import (
     SamplerRecord,
 )
 from flowscout.db.states import Decision, RoundState, check_transition, sources_of
-from flowscout.errors import NotFoundError, StateError
+from flowscout.errors import NotFoundError
 
 _FINAL = (RoundState.COMPLETE, RoundState.CANCELLED)
 
@@ -203,7 +199,7 @@ class Rounds:
                 session.execute(insert(Proposal), rows)
             selected = [p for p in proposals if p.decision is Decision.SELECTED]
             selected.sort(key=lambda p: p.rank or 0)
-            _queue_evaluations(session, record, selected, ids, oracle)
+            queue_evaluations(session, record, selected, ids, oracle)
             _advance(session, record.id, RoundState.PROPOSED, actor=lease.owner)
 
     def proposals(self, round_id: int, *, selected: bool = False) -> list[ProposalRecord]:
@@ -223,68 +219,6 @@ class Rounds:
         with self._database.write() as session:
             hold_lease(session, lease)
             yield session
-
-
-def idempotency_key(campaign_uuid: str, key: str, oracle: OracleRecord, *, replicate: int, generation: int) -> str:
-    """Return the key that every attempt at an evaluation sends: a hash of what makes it this evaluation."""
-    parts = [campaign_uuid, key, oracle.name, oracle.version, oracle.fidelity, replicate, generation]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _queue_evaluations(
-    session: Session,
-    record: RoundRecord,
-    selected: Sequence[ProposalRecord],
-    ids: dict[str, int],
-    oracle: OracleRecord,
-) -> None:
-    oracle_id = ensure_oracle(session, record.campaign_id, oracle)
-    _refuse_evaluated(session, [ids[proposal.key] for proposal in selected], oracle_id)
-    uuid = session.scalars(select(Campaign.uuid).where(Campaign.id == record.campaign_id)).one()
-    for proposal in selected:
-        session.add(
-            Evaluation(
-                campaign_id=record.campaign_id,
-                round_id=record.id,
-                candidate_id=ids[proposal.key],
-                oracle_id=oracle_id,
-                replicate=1,
-                generation=1,
-                idempotency_key=idempotency_key(uuid, proposal.key, oracle, replicate=1, generation=1),
-            )
-        )
-        session.flush()  # one by one: evaluation ids follow the ranks
-
-
-def _refuse_evaluated(session: Session, candidate_ids: Sequence[int], oracle_id: int) -> None:
-    for chunk in chunks(candidate_ids):
-        query = select(Candidate.object).join(Evaluation, Evaluation.candidate_id == Candidate.id)
-        query = query.where(Evaluation.candidate_id.in_(chunk), Evaluation.oracle_id == oracle_id)
-        evaluated = list(session.scalars(query.order_by(Candidate.id)))
-        if evaluated:
-            raise StateError(
-                f"{len(evaluated)} of the selected candidates, {evaluated[0]!r} the first, were given to this "
-                "oracle for evaluation in an earlier round; propose others (`known_keys` lists these)."
-            )
-
-
-def ensure_oracle(session: Session, campaign_id: int, oracle: OracleRecord) -> int:
-    """Return the id of an oracle, making its row if it was never called."""
-    row = session.scalar(
-        select(Oracle).where(
-            Oracle.campaign_id == campaign_id,
-            Oracle.name == oracle.name,
-            Oracle.version == oracle.version,
-            Oracle.fidelity == oracle.fidelity,
-        )
-    )
-    if row is None:
-        row = Oracle(campaign_id=campaign_id, name=oracle.name, version=oracle.version, fidelity=oracle.fidelity)
-        session.add(row)
-    row.unit_cost_minor = oracle.unit_cost_minor
-    row.idempotent, row.lookup = oracle.idempotent, oracle.lookup
-    session.flush()
-    return row.id
 
 
 def _advance(

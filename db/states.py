@@ -58,6 +58,14 @@ class FailureClass(StrEnum):
     INFEASIBLE = "infeasible"
 
 
+class Verdict(StrEnum):
+    """What a person or a look-up says of an unknown evaluation."""
+
+    DONE = "done"
+    NEVER = "never"
+    RETRY = "retry"
+
+
 class Decision(StrEnum):
     """What became of a proposal."""
 
@@ -96,6 +104,9 @@ class ApprovalDecision(StrEnum):
     VETOED = "vetoed"
 
 
+TRIES = {FailureClass.TRANSIENT: 3, FailureClass.PERMANENT: 1, FailureClass.INFEASIBLE: 1}
+"""How often a call is made that fails in this way, until a person has it dispatched again."""
+
 State = CampaignState | RoundState | EvaluationState | AttemptState
 
 _C, _R, _E, _A = CampaignState, RoundState, EvaluationState, AttemptState
@@ -126,7 +137,7 @@ TRANSITIONS: dict[type[State], dict[State, set[State]]] = {
         _E.DONE: set(),
         _E.FAILED: {_E.QUEUED, _E.DONE},
         _E.UNKNOWN: {_E.QUEUED, _E.DONE, _E.FAILED},
-        _E.CANCELLED: {_E.DONE},  # a late result is always accepted
+        _E.CANCELLED: {_E.DONE, _E.QUEUED},  # a late result is always accepted; a later round may propose it again
     },
     AttemptState: {
         _A.RUNNING: {_A.SUCCEEDED, _A.FAILED, _A.EXPIRED},

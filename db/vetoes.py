@@ -1,7 +1,7 @@
 """Vetoes: a person takes candidates out of a batch before they are measured, and others take their places.
 
 The decision, the refilled places and the queue change in one transaction, or not at all. Who claims an
-evaluation first, an oracle or a veto, has it: both lock the campaign.
+evaluation first, an oracle or a veto, has it: both lock it.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import candidate_ids
 from flowscout.db.database import Database
 from flowscout.db.models import Approval, Campaign, Candidate, Evaluation, Measurement, Oracle, Proposal, Round
+from flowscout.db.queueing import idempotency_key
 from flowscout.db.records import OracleRecord, VetoRecord
-from flowscout.db.rounds import idempotency_key
 from flowscout.db.states import ApprovalDecision, Decision, EvaluationState
 from flowscout.errors import StateError
 
@@ -93,6 +93,7 @@ def _place(session: Session, candidate_id: int | None, text: str) -> _Place:
         )
         .where(Evaluation.candidate_id == candidate_id, Proposal.decision == Decision.SELECTED)
         .order_by(Evaluation.id.desc())
+        .with_for_update(of=Evaluation, key_share=True)  # against a claim, which does not lock the campaign
     )
     row = session.execute(query).first()
     if row is None:

@@ -2,7 +2,7 @@
 
 import getpass
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from flowscout.loop.config import CampaignFile, database_url, read_campaign_file
 from flowscout.loop.included import check_included
 from flowscout.loop.oracles import Oracle, build_oracle
 from flowscout.loop.outside import check_features
+from flowscout.loop.reconciling import COLUMNS, rulings_of, unknown_rows
 from flowscout.loop.telling import read_labels
 from flowscout.loop.workbench import Workbench, hold_campaign, register, rules_of
 from flowscout.version import __version__
@@ -155,6 +156,54 @@ class Campaign:
         done = bench.history.vetoes.add(bench.campaign.id, wanted, reason=reason, actor=actor or _user())
         self._complete_if_possible()
         return pd.DataFrame([asdict(one) for one in done], columns=["object", "replacement", "new"])
+
+    def reconcile(
+        self,
+        done: "Mapping[str, float | None] | pd.DataFrame | str | Path | None" = None,
+        *,
+        never: Sequence[str] = (),
+        retry: Sequence[str] = (),
+        actor: str | None = None,
+    ) -> "pd.DataFrame":
+        """Settle calls of which nobody knew whether they happened; return those that are unknown now.
+
+        `done` holds values by object (None: the one that came too late), or a table as `tell` takes: the call
+        happened and is paid for. `never`: it did not happen and never will; it is queued with another key and
+        its money is free. `retry`: it is queued with the same key; an oracle that is not idempotent may be paid
+        twice then, so that the price of the first call counts as spent. All of it is done or nothing; each act
+        is kept in the history with its `actor`.
+
+        Raises:
+            StateError: an object has no unknown call.
+            LabelError: a value is no finite number, or contradicts one of the same call that is stored.
+        """
+        import pandas as pd
+
+        bench = self._bench
+        rulings = rulings_of(bench, done=done, never=never, retry=retry)
+        if rulings:
+            bench.history.experiments.reconcile(bench.campaign.id, rulings, actor=actor or _user())
+            self._complete_if_possible()
+        return pd.DataFrame(unknown_rows(bench), columns=[*COLUMNS, "idempotent", "idempotency_key"])
+
+    def cancel(self, objects: Sequence[str], *, reason: str, actor: str | None = None) -> int:
+        """Cancel measurements that nobody has begun, all of them or none; return how many are cancelled now.
+
+        Unlike after a veto, the places stay empty and a later round may propose the objects again.
+
+        Raises:
+            ConfigError: no reason came.
+            StateError: an object awaits no measurement, or its measurement has begun or is over.
+        """
+        if not reason.strip():
+            raise ConfigError("a cancellation came without a reason, expected a few words; they are kept.")
+        bench = self._bench
+        rules = bench.tools.rules
+        wanted = {rules.key(text): text for text in ([objects] if isinstance(objects, str) else objects)}
+        experiments = bench.history.experiments
+        count = experiments.cancel(bench.campaign.id, wanted, reason=reason, actor=actor or _user())
+        self._complete_if_possible()
+        return count
 
     def run_round(self) -> "Progress | None":
         """Run the round that is due to its end, calling the oracle; None when the campaign is finished.

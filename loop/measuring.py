@@ -8,6 +8,7 @@ import logging
 import math
 import numbers
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flowscout.db import Claim, FailureClass, MeasurementRecord, Outcome, Qualifier
@@ -19,6 +20,16 @@ logger = logging.getLogger(__name__)
 
 QUALIFIERS = ("=", "<", ">")
 MAX_SOURCE, MAX_UNIT = 200, 50  # what the history's columns hold
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an oracle's result says, in the words of the history."""
+
+    measurements: Sequence[MeasurementRecord] = ()
+    failure: FailureClass | None = None
+    message: str | None = None
+    cost_minor: int | None = None
 
 
 def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
@@ -45,12 +56,19 @@ def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
 
 
 def _outcome(bench: Workbench, claim: Claim, result: Result) -> Outcome:
-    """Return one result as an outcome. A number that was paid for is kept, whatever else is odd about it."""
+    answer = read_result(bench, claim.object, claim.idempotency_key, result)
+    return Outcome(claim, answer.measurements, answer.failure, answer.message, answer.cost_minor)
+
+
+def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer:
+    """Return what came of the call for an object with this idempotency key.
+
+    A number that was paid for is kept, whatever else is odd about it.
+    """
     cost_minor = _minor(result.cost_usd)
     if result.failure is not None:
         known = result.failure in tuple(FailureClass)
-        return Outcome(
-            claim=claim,
+        return Answer(
             failure=FailureClass(result.failure) if known else FailureClass.PERMANENT,
             message=result.message or f"failed ({result.failure}) without a message",
             cost_minor=cost_minor,
@@ -62,16 +80,16 @@ def _outcome(bench: Workbench, claim: Claim, result: Result) -> Outcome:
             f"oracle {name!r} returned values {dict(result.values)!r} with qualifier {result.qualifier!r}, "
             f"expected a finite {wanted!r} and a qualifier of {', '.join(QUALIFIERS)}."
         )
-        return Outcome(claim=claim, failure=FailureClass.PERMANENT, message=message, cost_minor=cost_minor)
+        return Answer(failure=FailureClass.PERMANENT, message=message, cost_minor=cost_minor)
     odd = sorted(set(map(str, result.values)) - set(values))
     measurements = [
         MeasurementRecord(
-            key=bench.space.key(claim.object),
-            object=claim.object,
+            key=bench.tools.rules.key(text),
+            object=text,
             property=prop,
             value=value,
-            source=f"oracle:{name}"[-MAX_SOURCE:],
-            row_id=claim.idempotency_key,
+            source=source_of(name),
+            row_id=key,
             qualifier=Qualifier(result.qualifier),
             sem=result.sem if _is_finite(result.sem) else None,
             n=result.n if isinstance(result.n, int) else None,
@@ -81,7 +99,12 @@ def _outcome(bench: Workbench, claim: Claim, result: Result) -> Outcome:
         for prop, value in values.items()
     ]
     note = f"no finite number for {', '.join(odd)}" if odd else None
-    return Outcome(claim=claim, measurements=measurements, cost_minor=cost_minor, message=note)
+    return Answer(measurements, message=note, cost_minor=cost_minor)
+
+
+def source_of(oracle: str) -> str:
+    """Return the source of what an oracle of this name measured; the key of the call is the row."""
+    return f"oracle:{oracle}"[-MAX_SOURCE:]
 
 
 def _is_finite(value: Any) -> bool:

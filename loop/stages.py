@@ -7,14 +7,12 @@ for each other cost more than they give, and sums come out the same on any numbe
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowscout.db import (
     CampaignState,
     EvaluationState,
-    FailureClass,
     FitRecord,
     ProposalRecord,
     RoundRecord,
@@ -22,9 +20,9 @@ from flowscout.db import (
     SamplerRecord,
 )
 from flowscout.errors import OracleError, StateError
+from flowscout.loop.dispatching import finish
 from flowscout.loop.fitting import fit_surrogate
 from flowscout.loop.gflownet import one_thread
-from flowscout.loop.measuring import measure
 from flowscout.loop.outside import inside
 from flowscout.loop.prequential import calibration_warning
 from flowscout.loop.seeds import derive_seed
@@ -32,8 +30,6 @@ from flowscout.loop.turns import propose_batch, train_sampler
 from flowscout.loop.workbench import Workbench, at_version
 
 logger = logging.getLogger(__name__)
-
-RETRY_PAUSE_S = 0.2
 
 _SETTLED = (RoundState.COMPLETE, RoundState.CANCELLED)
 
@@ -118,25 +114,16 @@ def propose(bench: Workbench, number: int, *, include: Sequence[str] = ()) -> li
 
 
 def dispatch(bench: Workbench, number: int) -> int:
-    """Have the batch measured; return how many measurements came back.
+    """Have the batch measured, beside any workers; return how many measurements came back here.
 
     Each attempt is committed before the oracle is called. Transient failures are tried again.
     """
     bench, record = _turn(bench, number)
-    history = bench.history
     hand_over(bench, number)
-    history.experiments.recover(bench.campaign.id, actor=bench.held.owner)
     if bench.oracle.info.waits_for_people or record.state in _SETTLED:
+        bench.history.experiments.recover(bench.campaign.id, actor=bench.held.owner)
         return 0
-    added, tries = 0, 0
-    while claims := history.experiments.claim(record.id, owner=bench.held.owner):
-        if tries:
-            time.sleep(RETRY_PAUSE_S * 2**tries)
-        outcomes = measure(bench, claims)
-        added += history.experiments.settle(outcomes, actor=f"oracle:{bench.oracle.info.name}")
-        tries = tries + 1 if any(o.failure is FailureClass.TRANSIENT for o in outcomes) else 0
-    history.experiments.cancel_queued(record.id, actor=bench.held.owner)  # the budget did not reach them
-    return added
+    return finish(bench, record)
 
 
 def hand_over(bench: Workbench, number: int) -> None:

@@ -3,11 +3,23 @@
 What is stored of a measurement belongs in `db`; when an oracle is called, in `loop.stages`.
 """
 
-from flowscout.loop.oracles.protocol import Oracle, OracleInfo, Request, Result, oracle
+from flowscout.loop.oracles.protocol import (
+    NOT_KNOWN,
+    LookUp,
+    NotKnown,
+    Oracle,
+    OracleInfo,
+    Request,
+    Result,
+    oracle,
+)
 from flowscout.loop.oracles.registry import build_oracle
 from flowscout.loop.oracles.table import numbers, read_table
 
 __all__ = [
+    "NOT_KNOWN",
+    "LookUp",
+    "NotKnown",
     "Oracle",
     "OracleInfo",
     "Request",

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from flowscout.errors import FlowscoutError, OracleError, OracleImportError
-from flowscout.loop.oracles.protocol import MARK, OracleInfo, Request, Result
+from flowscout.loop.oracles.protocol import LOOKUP_MARK, MARK, Answer, NotKnown, OracleInfo, Request, Result
 
 _folders: set[Path] = set()
 """The folders that functions were imported from in this process."""
@@ -120,6 +120,7 @@ class RequestOracle:
 
     function: Callable[[list[Request]], Sequence[Result]]
     info: OracleInfo
+    looks_up: Callable[[list[str]], Mapping[str, Answer]] | None = None
 
     def __call__(self, requests: Sequence[Request]) -> list[Result]:
         """Call the function once for all requests.
@@ -136,6 +137,25 @@ class RequestOracle:
                 "flowscout.Result for each, in order."
             )
         return results
+
+    def lookup(self, keys: Sequence[str]) -> Mapping[str, Answer]:
+        """Ask what came of the calls with these keys; nothing is known where there is no look-up.
+
+        Raises:
+            OracleError: the look-up answered with anything else than a mapping of keys to answers.
+        """
+        if self.looks_up is None:
+            return {}
+        answers = self.looks_up(list(keys))
+        odd = not isinstance(answers, Mapping) or any(
+            not isinstance(answer, Result | NotKnown | None) for answer in answers.values()
+        )
+        if odd:
+            raise OracleError(
+                f"the look-up of oracle {self.info.name!r} returned {str(answers)[:80]!r}, expected a mapping of "
+                "keys to flowscout.Result, None (it never happened) or flowscout.NOT_KNOWN."
+            )
+        return answers
 
 
 def _listed(returned: Any, name: str) -> list[Any]:
@@ -171,4 +191,4 @@ def function_oracle(
         return ScoreOracle(found, info, property)
     if cost_usd is not None:
         declared = OracleInfo(**{**vars(declared), "cost_usd": cost_usd})
-    return RequestOracle(found, declared)
+    return RequestOracle(found, declared, getattr(found, LOOKUP_MARK, None))

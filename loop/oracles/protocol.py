@@ -12,6 +12,9 @@ Failure = Literal["transient", "permanent", "infeasible"]
 MARK = "__flowscout_oracle__"
 """The attribute by which a function says that it takes requests and returns results."""
 
+LOOKUP_MARK = "__flowscout_lookup__"
+"""The attribute that holds the look-up of such a function, where it has one."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -49,8 +52,8 @@ class OracleInfo:
     """What must be known of an oracle before it is called.
 
     `idempotent` means: called again with the same key, it neither acts nor bills again. Without that, a call
-    that was cut off is left for a person to settle. `waits_for_people` means: nothing is called; results are
-    told.
+    that was cut off is left for a person to settle, unless there is a `lookup` to ask. `waits_for_people` means:
+    nothing is called; results are told.
     """
 
     name: str
@@ -83,6 +86,30 @@ class Oracle(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class NotKnown:
+    """What a look-up answers where it cannot say, or not yet, what came of a call."""
+
+
+NOT_KNOWN = NotKnown()
+
+Answer = Result | NotKnown | None
+"""What a look-up says of a key: what the call gave, that nobody can say, or None: it never happened."""
+
+
+@runtime_checkable
+class LookUp(Protocol):
+    """An oracle that can say afterwards what came of its calls."""
+
+    def lookup(self, keys: Sequence[str]) -> Mapping[str, Answer]:
+        """Say what came of the calls with these idempotency keys. A key that is left out is not known.
+
+        None promises that the call has not acted and never will, however late it arrives: the measurement is
+        made again with another key.
+        """
+        ...
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -93,11 +120,12 @@ def oracle(
     name: str | None = None,
     version: str = "1",
     fidelity: str = "default",
+    lookup: Callable[[list[str]], Mapping[str, Answer]] | None = None,
 ) -> Callable[[F], F]:
     """Mark a function from a list of `Request` to a list of `Result` as an oracle.
 
-    `idempotent` is false unless you say that a repeated key neither acts nor bills again. The function itself
-    is returned unchanged.
+    `idempotent` is false unless you say that a repeated key neither acts nor bills again. `lookup` is a function
+    that says what came of calls, by their keys: see `LookUp`. The marked function itself is returned unchanged.
     """
 
     def mark(function: F) -> F:
@@ -107,8 +135,10 @@ def oracle(
             fidelity=fidelity,
             cost_usd=cost_usd,
             idempotent=idempotent,
+            lookup=lookup is not None,
         )
         setattr(function, MARK, info)
+        setattr(function, LOOKUP_MARK, lookup)
         return function
 
     return mark

@@ -11,10 +11,11 @@ from flowscout.version import __version__
 if TYPE_CHECKING:
     from flowscout.loop.campaign import Campaign
     from flowscout.loop.gflownet import Behaviour, GFlowNet, TrainerSettings
-    from flowscout.loop.oracles import Request, Result, oracle
+    from flowscout.loop.oracles import NOT_KNOWN, Request, Result, oracle
     from flowscout.loop.spaces import CatalogueSpace, DagSpace, GridSpace, SequenceSpace, SubsetSpace
 
 __all__ = [
+    "NOT_KNOWN",
     "Behaviour",
     "Campaign",
     "CatalogueSpace",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NOT_KNOWN": "flowscout.loop.oracles",
     "Behaviour": "flowscout.loop.gflownet",
     "Campaign": "flowscout.loop.campaign",
     "CatalogueSpace": "flowscout.loop.spaces",

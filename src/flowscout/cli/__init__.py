@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from flowscout.cli import campaigns, database, demo, labels, plotting, running, upkeep
+from flowscout.cli import campaigns, database, demo, labels, plotting, running, upkeep, working
 from flowscout.cli.output import complain
 from flowscout.errors import FlowscoutError, InputError
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (demo, campaigns, running, labels, plotting, database, upkeep):
+for commands in (demo, campaigns, running, working, labels, plotting, database, upkeep):
     commands.add_to(app)
 
 

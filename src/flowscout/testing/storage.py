@@ -11,12 +11,21 @@ from flowscout.testing.storage_bulk import BulkContract
 from flowscout.testing.storage_experiments import ExperimentContract
 from flowscout.testing.storage_measurements import MeasurementContract
 from flowscout.testing.storage_queries import QueryContract
+from flowscout.testing.storage_reconciling import ReconcilingContract
 from flowscout.testing.storage_rounds import RoundContract
+from flowscout.testing.storage_sharing import SharingContract
 from flowscout.testing.storage_vetoes import VetoContract
 
 
 class HistoryContract(
-    MeasurementContract, ExperimentContract, RoundContract, QueryContract, VetoContract, BulkContract
+    MeasurementContract,
+    ExperimentContract,
+    SharingContract,
+    ReconcilingContract,
+    RoundContract,
+    QueryContract,
+    VetoContract,
+    BulkContract,
 ):
     """Test one storage against the guarantees of `flowscout.db.History`.
 
