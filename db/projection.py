@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from math import fsum
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, aliased
 
 from flowscout.db.candidates import chunks
+from flowscout.db.fastrows import insert_rows
 from flowscout.db.models import CurrentValue, Measurement
 from flowscout.db.states import Qualifier
 
@@ -20,9 +21,7 @@ def project(session: Session, campaign_id: int, candidate_ids: Sequence[int]) ->
     """Recompute `current_value` of these candidates from their measurements."""
     for chunk in chunks(candidate_ids):
         session.execute(delete(CurrentValue).where(CurrentValue.candidate_id.in_(chunk)))
-        rows = expected_values(session, campaign_id, chunk)
-        if rows:
-            session.execute(insert(CurrentValue), rows)
+        insert_rows(session, CurrentValue, expected_values(session, campaign_id, chunk))
 
 
 def expected_values(session: Session, campaign_id: int, candidate_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from flowscout.db import EvaluationState, Imported, MeasurementRecord, Qualifier
+from flowscout.db import EvaluationState, FailureClass, Imported, MeasurementRecord, Outcome, Qualifier
 from flowscout.errors import LabelError
-from flowscout.testing.histories import HistoryFixtures, Scene, begin, measured
+from flowscout.testing.histories import HistoryFixtures, Scene, begin, failed, measured, result
 
 LEGACY = (
     measured("acgt", 1.5),
@@ -100,6 +100,44 @@ class BulkContract(HistoryFixtures):
         got = _import(scene, during(), chunk=2)
         assert (got.added, got.unchanged) == (6, 1)
         assert sorted(row[1] for row in scene.rows("SELECT id, seq FROM measurement")) == [*range(1, 8)]
+
+    def test_answers_that_are_settled_together_leave_what_one_by_one_leaves(self, scene: Scene) -> None:
+        scenes = (scene, begin(scene.history, name="one by one"))
+        for together, one in zip((True, False), scenes, strict=True):
+            record = one.propose(["aa", "cc", "gg", "tt", "ac", "ag"])
+            claims = one.claim(record)
+            outcomes = [
+                result(claims[0], 1.0),
+                failed(claims[1], FailureClass.PERMANENT),
+                result(claims[2], 2.0, cost_minor=70, message="cheaper"),
+                result(replace(claims[3], token="another's"), 3.0),  # noqa: S106
+                result(claims[4], 4.0),
+                Outcome(claims[4], [measured("ac", 9.0, source="oracle:assay", row_id="second")]),
+                Outcome(claims[5], [measured("ag", 5.0, source="oracle:assay", row_id=claims[0].idempotency_key)]),
+            ]
+            for batch in [outcomes] if together else [[outcome] for outcome in outcomes]:
+                one.settle(*batch)
+        tables = [
+            [
+                scene.rows(sql.format(one.campaign.id))
+                for sql in (
+                    "SELECT state, generation FROM evaluation WHERE campaign_id = {} ORDER BY id",
+                    "SELECT reserved_minor, spent_minor FROM balance WHERE campaign_id = {}",
+                    "SELECT kind, amount_minor FROM ledger WHERE campaign_id = {} ORDER BY evaluation_id, id",
+                    "SELECT a.state, a.cost_minor, a.message, a.ended_at IS NULL FROM attempt AS a "
+                    "JOIN evaluation AS e ON e.id = a.evaluation_id WHERE e.campaign_id = {} ORDER BY a.id",
+                    "SELECT kind FROM event WHERE campaign_id = {} AND kind IN ('conflict', 'stale_attempt') "
+                    "ORDER BY kind",
+                    "SELECT object, value, n, qualifier FROM measurement "
+                    "JOIN candidate ON candidate.id = candidate_id WHERE measurement.campaign_id = {} ORDER BY object, value",
+                    "SELECT clock FROM campaign WHERE id = {}",
+                )
+            ]
+            for one in scenes
+        ]
+        assert tables[0] == tables[1]
+        assert _current(scenes[0]) != []
+        assert tables[0][1] == [(100, 370)]  # the stale one's stays reserved
 
 
 def _import(scene: Scene, records: Iterable[MeasurementRecord], *, chunk: int = 10_000) -> Imported:
