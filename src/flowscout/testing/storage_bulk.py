@@ -129,7 +129,8 @@ class BulkContract(HistoryFixtures):
                     "SELECT kind FROM event WHERE campaign_id = {} AND kind IN ('conflict', 'stale_attempt') "
                     "ORDER BY kind",
                     "SELECT object, value, n, qualifier FROM measurement "
-                    "JOIN candidate ON candidate.id = candidate_id WHERE measurement.campaign_id = {} ORDER BY object, value",
+                    "JOIN candidate ON candidate.id = candidate_id "
+                    "WHERE measurement.campaign_id = {} ORDER BY object, value",
                     "SELECT clock FROM campaign WHERE id = {}",
                 )
             ]
