@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from flowscout.db.database import Database
 from flowscout.db.history import History
 from flowscout.db.measurements import Measurements
-from flowscout.db.models import Approval, Candidate, Evaluation, Event, Measurement, Round, utc_now
+from flowscout.db.models import Approval, Candidate, Evaluation, Event, Measurement, Proposal, Round, utc_now
 from flowscout.db.queries import Queries
 from flowscout.db.records import RoundRecord, TrainingSet
 from flowscout.db.states import ApprovalDecision
@@ -57,10 +57,14 @@ class _PastMeasurements(Measurements):
             then = _proposed_at(session, self._record)
             measured = select(Candidate.key).join(Measurement, Measurement.candidate_id == Candidate.id)
             measured = measured.where(own, Measurement.created_at <= then)
-            awaited = select(Candidate.key).join(Evaluation, Evaluation.candidate_id == Candidate.id)
-            earlier = Evaluation.round_id.is_distinct_from(self._record.id) & (Evaluation.created_at <= then)
-            found = session.scalars(measured.distinct())
-            return {*found, *session.scalars(awaited.where(own, earlier).distinct())}
+            batch = select(Proposal.candidate_id).where(
+                Proposal.round_id == self._record.id, Proposal.rank.is_not(None)
+            )  # an evaluation that was cancelled may have moved on to a later round
+            awaited = select(Evaluation.id, Candidate.key).join(Candidate, Candidate.id == Evaluation.candidate_id)
+            awaited = awaited.where(own, Evaluation.created_at <= then, Evaluation.candidate_id.not_in(batch))
+            free = _cancelled(session, campaign_id, then)
+            known = {key for number, key in session.execute(awaited) if number not in free}
+            return {*session.scalars(measured.distinct()), *known}
 
 
 class _PastQueries(Queries):
@@ -87,6 +91,23 @@ class _PastVetoes(Vetoes):
                 .where(Approval.created_at <= _proposed_at(session, self._record))
             )
             return set(session.scalars(query))
+
+
+def _cancelled(session: Session, campaign_id: int, then: datetime) -> set[int]:
+    """Return the evaluations that stood cancelled at a time, vetoes apart: their objects could be proposed."""
+    query = (
+        select(Event.kind, Event.detail)
+        .where(Event.campaign_id == campaign_id, Event.created_at <= then)
+        .where(Event.kind.in_(("evaluation_cancelled", "evaluation_requeued")))
+        .order_by(Event.id)
+    )
+    found: set[int] = set()
+    for kind, detail in session.execute(query):
+        if kind == "evaluation_cancelled":
+            found.add(detail["evaluation_id"])
+        else:
+            found.discard(detail["evaluation_id"])
+    return found
 
 
 def _proposed_at(session: Session, record: RoundRecord) -> datetime:
