@@ -79,8 +79,9 @@ def _plain(session: Session, outcomes: Sequence[Outcome]) -> list[_Plain]:
         )
         for number, token, evaluation_id, campaign_id, price in session.execute(query):
             one = wanted[number]
-            if (token, evaluation_id) == (one.claim.token, one.claim.evaluation_id):
-                cost = price if one.cost_minor is None else one.cost_minor
+            cost = price if one.cost_minor is None else one.cost_minor
+            # A bill above the price is looked at by itself.
+            if (token, evaluation_id) == (one.claim.token, one.claim.evaluation_id) and cost <= price:
                 found.append(_Plain(one, campaign_id, cost))
     order = {one.claim.attempt_id: place for place, one in enumerate(outcomes)}
     return sorted(found, key=lambda one: order[one.outcome.claim.attempt_id])
