@@ -3,8 +3,10 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.archive import Archived
 from flowscout.db.asking import HISTORY_COLUMNS, AsOf, HistoryFilter, parse_as_of, parse_time
 from flowscout.db.budgets import BudgetRecord, BudgetRow
+from flowscout.db.bulk import Imported
 from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.conflicts import ConflictRecord, Keep
 from flowscout.db.database import parse_url, sidecar_folder
@@ -59,6 +61,7 @@ __all__ = [
     "LEASE_TTL_S",
     "MEANINGS",
     "Answer",
+    "Archived",
     "ArtefactRecord",
     "AsOf",
     "AttemptState",
@@ -80,6 +83,7 @@ __all__ = [
     "FitRecord",
     "History",
     "HistoryFilter",
+    "Imported",
     "Keep",
     "Lease",
     "Lineage",

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from flowscout.db.fastrows import insert_rows
 from flowscout.db.models import Candidate
 
 T = TypeVar("T")
@@ -18,15 +19,14 @@ _CHUNK = 1000  # well under the number of variables that SQLite takes in one sta
 def ensure_candidates(session: Session, campaign_id: int, objects: Iterable[tuple[str, str]]) -> dict[str, int]:
     """Return the id of each key, making the rows that are missing. `objects` are pairs of key and object.
 
-    The first way of writing an object that the campaign meets is the one it keeps.
+    The first way of writing an object that the campaign meets is the one it keeps. The caller has locked the
+    campaign.
     """
     wanted = dict(reversed(list(objects)))
     known = candidate_ids(session, campaign_id, list(wanted))
     missing = sorted(key for key in wanted if key not in known)
     rows = [{"campaign_id": campaign_id, "key": key, "object": wanted[key]} for key in missing]
-    insert = insert_for(session)
-    for chunk in chunks(rows):
-        session.execute(insert(Candidate).values(chunk).on_conflict_do_nothing())
+    insert_rows(session, Candidate, rows)  # nobody else makes any meanwhile: the caller holds the campaign
     return known | candidate_ids(session, campaign_id, missing)
 
 

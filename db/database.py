@@ -94,6 +94,15 @@ class Database:
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """Yield one writing connection for several transactions that share temporary tables.
+
+        Each of them is `with Session(connection) as session, session.begin()`, and takes the lock as `write` does.
+        """
+        with self._writer.connect() as connection:
+            yield connection
+
     def close(self) -> None:
         """Close every connection."""
         self._writer.dispose()
@@ -185,6 +194,11 @@ def _write_ahead(cursor: Any) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+def write_engine(url: URL) -> Engine:
+    """Return an engine that writes to a database whatever its schema is: for upgrades."""
+    return _engine(url, immediate=True)
 
 
 def _engine(url: URL, *, immediate: bool) -> Engine:

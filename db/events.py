@@ -42,6 +42,7 @@ class EventKind(StrEnum):
     UNKNOWN_ATTEMPT = "unknown_attempt"
     STALE_ATTEMPT = "stale_attempt"
     VALUES_TOLD = "values_told"
+    RESULTS_IMPORTED = "results_imported"
     MEASUREMENT_CORRECTED = "measurement_corrected"
     MEASUREMENT_RETRACTED = "measurement_retracted"
     CONFLICT = "conflict"
@@ -80,6 +81,7 @@ MEANINGS: Mapping[EventKind, str] = {
     _K.UNKNOWN_ATTEMPT: "Nobody can say whether a call happened: a person has to settle it.",
     _K.STALE_ATTEMPT: "An answer came from a process that had lost its attempt: its value is kept.",
     _K.VALUES_TOLD: "A person or a program told measured values.",
+    _K.RESULTS_IMPORTED: "Results of earlier years were imported in bulk, these `seq` of them together.",
     _K.MEASUREMENT_CORRECTED: "A stored value was superseded by a corrected one.",
     _K.MEASUREMENT_RETRACTED: "A stored value was taken back.",
     _K.CONFLICT: "A value came that contradicts the stored one: a person has to settle it.",

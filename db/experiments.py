@@ -15,12 +15,14 @@ from sqlalchemy.orm import Session
 
 from flowscout.db import expiry
 from flowscout.db.campaigns import add_event, lock_campaign
+from flowscout.db.candidates import chunks
 from flowscout.db.claims import begin_attempts, queued, renew_leases
 from flowscout.db.database import Database
 from flowscout.db.models import Attempt, Balance, Candidate, Evaluation, Oracle, Round, utc_now
 from flowscout.db.money import hand_on, pay
 from flowscout.db.recording import insert_measurements
 from flowscout.db.records import Claim, Outcome, Ruling, UnknownRecord
+from flowscout.db.settling import settle_plain
 from flowscout.db.states import AttemptState, EvaluationState, RoundState
 from flowscout.errors import StateError
 
@@ -59,7 +61,7 @@ class Experiments:
     def _claim(self, query: Select[Any], *, owner: str, limit: int | None, lease_s: float) -> list[Claim]:
         query = query.limit(limit)
         with self._database.read() as session:
-            if session.execute(query).first() is None:
+            if session.execute(query.with_only_columns(Evaluation.id).limit(1)).first() is None:
                 return []  # whoever asks again and again locks nobody out
         with self._database.write() as session:
             return begin_attempts(session, query, owner=owner, lease_s=lease_s)
@@ -83,15 +85,14 @@ class Experiments:
 
         An attempt that is no longer this owner's changes no state and no money; its values are recorded.
         """
-        added = 0
         evaluations = sorted({outcome.claim.evaluation_id for outcome in outcomes})
-        query = select(Evaluation.campaign_id).where(Evaluation.id.in_(evaluations)).distinct()
         with self._database.write() as session:
-            for campaign_id in session.scalars(query.order_by(Evaluation.campaign_id)).all():
+            for campaign_id in _campaigns_of(session, evaluations):
                 lock_campaign(session, campaign_id)
             expiry.lock_rows(session, Evaluation, evaluations)
             expiry.lock_rows(session, Attempt, [outcome.claim.attempt_id for outcome in outcomes])
-            for outcome in outcomes:
+            added, left = settle_plain(session, outcomes, actor=actor)
+            for outcome in left:
                 added += _settle_one(session, outcome, actor=actor)
         return added
 
@@ -206,6 +207,14 @@ class Experiments:
         )
         with self._database.read() as session:
             return list(dict.fromkeys(message or "no message" for message in session.scalars(query)))
+
+
+def _campaigns_of(session: Session, evaluation_ids: Sequence[int]) -> list[int]:
+    """Return the campaigns of evaluations, in order."""
+    found: set[int] = set()
+    for chunk in chunks(evaluation_ids):
+        found |= set(session.scalars(select(Evaluation.campaign_id).where(Evaluation.id.in_(chunk)).distinct()))
+    return sorted(found)
 
 
 def _lock_round(session: Session, round_id: int) -> None:

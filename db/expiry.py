@@ -125,7 +125,7 @@ def unknown_calls(session: Session, campaign_id: int) -> list[UnknownRecord]:
                 attempt=attempt.number,
                 owner=owners.describe(attempt.owner),
                 started_at=attempt.started_at,
-                reserved_minor=outstanding(session, attempt.id),
+                reserved_minor=outstanding(session, [attempt.id]).get(attempt.id, 0),
                 idempotent=oracle.idempotent,
                 message=attempt.message,
                 values={prop: value for prop, value in session.execute(late) if value is not None},

@@ -2,13 +2,16 @@
 
 from types import TracebackType
 
+from flowscout.db.archive import Archive
 from flowscout.db.budgets import Budgets
+from flowscout.db.bulk import Bulk
 from flowscout.db.campaigns import Campaigns
 from flowscout.db.conflicts import Conflicts
 from flowscout.db.database import Database
 from flowscout.db.deliveries import Deliveries
 from flowscout.db.events import Events
 from flowscout.db.experiments import Experiments
+from flowscout.db.export import Export
 from flowscout.db.measurements import Measurements
 from flowscout.db.queries import Queries
 from flowscout.db.rounds import Rounds
@@ -39,6 +42,9 @@ class History:
         self.conflicts = Conflicts(self.database)
         self.deliveries = Deliveries(self.database)
         self.events = Events(self.database)
+        self.bulk = Bulk(self.database)
+        self.export = Export(self.database)
+        self.archive = Archive(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
         self.workers = Workers(self.database)

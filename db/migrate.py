@@ -69,6 +69,5 @@ def check_revision(found: str | None, shown: str) -> None:
             "upgrade Flowscout to open it."
         )
     raise SchemaError(
-        f"{shown} has schema {found}, older than {HEAD}; no release of Flowscout made such a one: "
-        "restore it from a backup."
+        f"{shown} has schema {found}, older than {HEAD}; bring its tables up with `flowscout db upgrade FILE`."
     )

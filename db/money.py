@@ -49,9 +49,15 @@ def reserve(session: Session, campaign_id: int, costs: Sequence[int], *, actor: 
     return count
 
 
-def outstanding(session: Session, attempt_id: int) -> int:
-    """Return what is reserved for an attempt, at the price of the day it began, and not yet released."""
-    return int(session.scalar(select(func.sum(_signed())).where(Ledger.attempt_id == attempt_id)) or 0)
+def outstanding(session: Session, attempt_ids: Sequence[int]) -> dict[int, int]:
+    """Return what is reserved for attempts, at the price of the day each began, and not yet released."""
+    found: dict[int, int] = {}
+    for chunk in chunks(attempt_ids):
+        query = select(Ledger.attempt_id, func.sum(_signed())).where(Ledger.attempt_id.in_(chunk))
+        for number, amount in session.execute(query.group_by(Ledger.attempt_id)):
+            assert number is not None  # asked for by number
+            found[number] = int(amount)
+    return found
 
 
 def pay(
@@ -64,10 +70,10 @@ def pay(
     """
     handed_out = attempt_id is None
     reserved = handed_out_for(session, [evaluation.id]).get(evaluation.id, 0) if handed_out else 0
-    reserved = outstanding(session, attempt_id) if attempt_id is not None else reserved
+    reserved = outstanding(session, [attempt_id]).get(attempt_id, 0) if attempt_id is not None else reserved
     cost = reserved if cost is None else cost
     if reserved or cost:
-        _change(session, evaluation.campaign_id, reserved=-reserved, spent=cost, actor=actor)
+        change(session, evaluation.campaign_id, reserved=-reserved, spent=cost, actor=actor)
     book(session, evaluation, attempt_id, LedgerKind.RELEASE, reserved)
     book(session, evaluation, attempt_id, LedgerKind.SPEND, cost)
     if cost > reserved:
@@ -141,7 +147,7 @@ def hand_on(session: Session, gone: Evaluation, heir: Evaluation | None) -> None
         return
     book(session, gone, None, LedgerKind.RELEASE, reserved)
     if heir is None:
-        _change(session, gone.campaign_id, reserved=-reserved, spent=0, actor=NOBODY)
+        change(session, gone.campaign_id, reserved=-reserved, spent=0, actor=NOBODY)
     else:
         book(session, heir, None, LedgerKind.RESERVE, reserved)
 
@@ -176,6 +182,18 @@ def watch(session: Session, campaign_id: int, *, limit: int | None, before: int,
         known = read_events(session, campaign_id, kinds=[EventKind.BUDGET_80])
         if limit not in [event.detail["limit_minor"] for event in known]:
             add_event(session, campaign_id, EventKind.BUDGET_80, actor=actor, detail=detail)
+
+
+def change(session: Session, campaign_id: int, *, reserved: int, spent: int, actor: str) -> None:
+    """Change the balance by amounts that were booked or will be in this transaction; log what that passes."""
+    limit, after = session.execute(
+        update(Balance)
+        .where(Balance.campaign_id == campaign_id)
+        .values(reserved_minor=Balance.reserved_minor + reserved, spent_minor=Balance.spent_minor + spent)
+        .returning(Balance.limit_minor, Balance.reserved_minor + Balance.spent_minor)
+        .execution_options(synchronize_session=False)
+    ).one()
+    watch(session, campaign_id, limit=limit, before=after - reserved - spent, after=after, actor=actor)
 
 
 def audit(session: Session, campaign_id: int) -> list[str]:
@@ -221,15 +239,3 @@ def _signed() -> ColumnElement[int]:
         (Ledger.kind == LedgerKind.RELEASE, -Ledger.amount_minor),
         else_=0,
     )
-
-
-def _change(session: Session, campaign_id: int, *, reserved: int, spent: int, actor: str) -> None:
-    """Change the balance by amounts that were booked or will be in this transaction."""
-    limit, after = session.execute(
-        update(Balance)
-        .where(Balance.campaign_id == campaign_id)
-        .values(reserved_minor=Balance.reserved_minor + reserved, spent_minor=Balance.spent_minor + spent)
-        .returning(Balance.limit_minor, Balance.reserved_minor + Balance.spent_minor)
-        .execution_options(synchronize_session=False)
-    ).one()
-    watch(session, campaign_id, limit=limit, before=after - reserved - spent, after=after, actor=actor)

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from flowscout.db.campaigns import add_event
 from flowscout.db.candidates import chunks
+from flowscout.db.events import add_event
+from flowscout.db.fastrows import insert_rows
 from flowscout.db.models import Campaign, Candidate, Evaluation, Oracle
 from flowscout.db.records import OracleRecord, ProposalRecord, RoundRecord
 from flowscout.db.states import EvaluationState
@@ -38,24 +40,26 @@ def queue_evaluations(
     candidate_ids = [ids[proposal.key] for proposal in selected]
     again, replicates = _evaluated_before(session, record.campaign_id, candidate_ids, oracle_id)
     uuid = session.scalars(select(Campaign.uuid).where(Campaign.id == record.campaign_id)).one()
+    rows: list[dict[str, Any]] = []
     for proposal in selected:
         cancelled = again.get(ids[proposal.key])
         if cancelled is not None:
             _queue_again(session, record, cancelled)
             continue
         replicate = 1 + replicates.get(ids[proposal.key], 0)
-        session.add(
-            Evaluation(
-                campaign_id=record.campaign_id,
-                round_id=record.id,
-                candidate_id=ids[proposal.key],
-                oracle_id=oracle_id,
-                replicate=replicate,
-                generation=1,
-                idempotency_key=idempotency_key(uuid, proposal.key, oracle, replicate=replicate, generation=1),
-            )
+        rows.append(
+            {
+                "campaign_id": record.campaign_id,
+                "round_id": record.id,
+                "candidate_id": ids[proposal.key],
+                "oracle_id": oracle_id,
+                "replicate": replicate,
+                "generation": 1,
+                "idempotency_key": idempotency_key(uuid, proposal.key, oracle, replicate=replicate, generation=1),
+                "state": EvaluationState.QUEUED,
+            }
         )
-        session.flush()  # one by one: evaluation ids follow the ranks
+    insert_rows(session, Evaluation, rows)  # in their order: evaluation ids follow the ranks
 
 
 def _evaluated_before(

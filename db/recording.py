@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.events import EventKind, add_event, read_events
+from flowscout.db.fastrows import insert_rows
 from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Campaign, CurrentValue, Evaluation, Measurement, Objective
 from flowscout.db.money import pay_for_told
@@ -71,7 +72,7 @@ def insert_measurements(
     chains = find_rows(session, campaign_id, [(r.source, r.row_id) for r in records])
     sorted_out = _sort_out(records, chains, ids, conditions=refuse_conflicts)
     if refuse_conflicts and sorted_out.conflicts:
-        raise _refusal(*sorted_out.conflicts[0])
+        raise refusal(*sorted_out.conflicts[0])
     known = evaluation_id is not None
     awaited = {} if known else _awaited(session, campaign_id, sorted_out.new, ids)
     news = []
@@ -152,7 +153,7 @@ def write_rows(
     """
     if not news:
         return []
-    seq = _take_seq(session, campaign_id, len(news))
+    seq = take_seq(session, campaign_id, len(news))
     rows = [_row(campaign_id, new, seq=seq + place, actor=actor) for place, new in enumerate(news)]
     session.add_all(rows)
     session.flush()
@@ -201,30 +202,37 @@ def project(session: Session, campaign_id: int, candidate_ids: Sequence[int]) ->
     """Recompute `current_value` of these candidates from their measurements."""
     for chunk in chunks(candidate_ids):
         session.execute(delete(CurrentValue).where(CurrentValue.candidate_id.in_(chunk)))
-        query = (
-            select(Measurement.candidate_id, Measurement.property, Measurement.value, Measurement.seq)
-            .where(
-                Measurement.candidate_id.in_(chunk),
-                Measurement.qualifier == Qualifier.EQUAL,
-                ~is_superseded(),
-            )
-            .order_by(Measurement.seq)
+        insert_rows(session, CurrentValue, expected_values(session, campaign_id, chunk))
+
+
+def expected_values(session: Session, campaign_id: int, candidate_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the rows that `current_value` must hold of these candidates, of which one statement takes so many.
+
+    A value is the mean of the valid ones: plain values that nothing supersedes.
+    """
+    query = (
+        select(Measurement.candidate_id, Measurement.property, Measurement.value, Measurement.seq)
+        .where(
+            Measurement.candidate_id.in_(candidate_ids),
+            Measurement.qualifier == Qualifier.EQUAL,
+            ~is_superseded(),
         )
-        values: dict[tuple[int, str], list[tuple[float, int]]] = defaultdict(list)
-        for candidate_id, prop, value, seq in session.execute(query):
-            values[candidate_id, prop].append((value, seq))
-        session.add_all(
-            CurrentValue(
-                campaign_id=campaign_id,
-                candidate_id=candidate_id,
-                property=prop,
-                value=fsum(value for value, _ in found) / len(found),
-                count=len(found),
-                seq=found[-1][1],
-            )
-            for (candidate_id, prop), found in values.items()
-        )
-    session.flush()
+        .order_by(Measurement.seq)
+    )
+    values: dict[tuple[int, str], list[tuple[float, int]]] = defaultdict(list)
+    for candidate_id, prop, value, seq in session.execute(query):
+        values[candidate_id, prop].append((value, seq))
+    return [
+        {
+            "campaign_id": campaign_id,
+            "candidate_id": candidate_id,
+            "property": prop,
+            "value": fsum(value for value, _ in found) / len(found),
+            "count": len(found),
+            "seq": found[-1][1],
+        }
+        for (candidate_id, prop), found in values.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -246,17 +254,14 @@ def _sort_out(
         identity = identity_of(record)
         if identity in chains:
             stored = chains[identity]
-            if not any(_same(record, row, ids, conditions=conditions) for row in stored):
+            if not any(says_so(record, row, ids, conditions=conditions) for row in stored):
                 found.conflicts.append((record, said_by(stored[-1])))
         elif identity not in first:
             if record.qualifier is Qualifier.RETRACTED:
-                raise LabelError(
-                    f"row {record.row_id!r} of {record.source!r} takes back a value of {record.property}, but no "
-                    "such row is stored; nothing was written. Check the source and the row id."
-                )
+                raise nothing_to_take_back(record)
             first[identity] = record
             found.new.append(record)
-        elif not _equal(record, first[identity]):
+        elif not alike(record, first[identity]):
             found.conflicts.append((record, said_by(first[identity])))
     return found
 
@@ -270,22 +275,33 @@ def _each_once(sorted_out: _SortedOut, chains: Chains) -> list[MeasurementRecord
     found: dict[Identity, MeasurementRecord] = {}
     for record, _ in sorted_out.conflicts:
         first = found.setdefault(identity_of(record), record)
-        if identity_of(record) not in chains or not _equal(record, first):
-            raise _refusal(record, None)
+        if identity_of(record) not in chains or not alike(record, first):
+            raise refusal(record, None)
     return list(found.values())
 
 
-def _same(record: MeasurementRecord, row: Measurement, ids: Mapping[str, int], *, conditions: bool) -> bool:
+def says_so(record: MeasurementRecord, row: Measurement, ids: Mapping[str, int], *, conditions: bool) -> bool:
+    """Return whether a stored row says what a record says; `conditions` are compared where some came."""
     differs = conditions and record.as_run and dict(record.as_run) != (row.as_run or {})
     content = (ids[record.key], record.qualifier, record.value, record.sem, record.n)
     return not differs and content == (row.candidate_id, row.qualifier, row.value, row.sem, row.n)
 
 
-def _equal(record: MeasurementRecord, other: MeasurementRecord) -> bool:
+def alike(record: MeasurementRecord, other: MeasurementRecord) -> bool:
+    """Return whether two records of one row say the same."""
     return (record.key, replace(said_by(record), unit=None)) == (other.key, replace(said_by(other), unit=None))
 
 
-def _refusal(record: MeasurementRecord, stored: Said | None) -> LabelError:
+def nothing_to_take_back(record: MeasurementRecord) -> LabelError:
+    """Return the error of a retraction of a row that is not stored."""
+    return LabelError(
+        f"row {record.row_id!r} of {record.source!r} takes back a value of {record.property}, but no such row is "
+        "stored; nothing was written. Check the source and the row id."
+    )
+
+
+def refusal(record: MeasurementRecord, stored: Said | None) -> LabelError:
+    """Return the error of a record that contradicts its row: what is `stored`, else another that came with it."""
     if stored is None:
         return LabelError(
             f"row {record.row_id!r} of {record.source!r} comes twice with different content for "
@@ -364,7 +380,7 @@ def _note_conflict(
     add_event(session, campaign_id, EventKind.CONFLICT, actor=actor, detail=detail)
 
 
-def _take_seq(session: Session, campaign_id: int, count: int) -> int:
+def take_seq(session: Session, campaign_id: int, count: int) -> int:
     """Return the first of `count` new numbers.
 
     The campaign's row stays locked until the transaction ends: the order of commits is that of numbers.

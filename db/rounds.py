@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from flowscout.db.campaigns import hold_lease
-from flowscout.db.candidates import chunks, ensure_candidates
+from flowscout.db.candidates import ensure_candidates
 from flowscout.db.database import Database
 from flowscout.db.events import add_event
+from flowscout.db.fastrows import insert_rows
 from flowscout.db.models import (
     Artefact,
     Candidate,
@@ -195,9 +196,8 @@ class Rounds:
         """
         with self._under_lease(lease) as session:
             ids = ensure_candidates(session, lease.campaign_id, [(p.key, p.object) for p in proposals])
-            for chunk in chunks(proposals):
-                rows = [_proposal_row(p, record.id, ids[p.key], sampler_run_id) for p in chunk]
-                session.execute(insert(Proposal), rows)
+            rows = [_proposal_row(p, record.id, ids[p.key], sampler_run_id) for p in proposals]
+            insert_rows(session, Proposal, rows)
             selected = [p for p in proposals if p.decision is Decision.SELECTED]
             selected.sort(key=lambda p: p.rank or 0)
             queue_evaluations(session, record, selected, ids, oracle)

@@ -11,10 +11,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flowscout.db import (
+    Archived,
     AsOf,
     BudgetRecord,
     EventKind,
     History,
+    Imported,
     Keep,
     Lineage,
     StatusRecord,
@@ -37,6 +39,7 @@ from flowscout.version import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flowscout.loop.replay import Replay
     from flowscout.loop.stages import Progress
 
 
@@ -439,6 +442,48 @@ class Campaign:
 
         found = self._bench.history.queries.sql(statement, limit=limit, timeout_s=timeout_s)
         return pd.DataFrame.from_records(list(found.rows), columns=list(found.columns))
+
+    def import_table(self, table: str | Path, *, source: str | None = None, actor: str | None = None) -> Imported:
+        """Record the results of a large table (`.csv`, `.jsonl`, `.parquet`) in bulk, all rows checked first.
+
+        Its columns are those of `tell`, or one value a row: object, property, value and, where there are any,
+        qualifier, sem, n, unit, source and row_id. The same table again changes nothing.
+
+        Raises:
+            LabelError: the table cannot be read, or a row contradicts what is stored.
+            ObjectError: an object is not in the space.
+        """
+        from flowscout.loop.importing import import_table
+
+        done = import_table(self._bench, Path(table), source=source, actor=actor or _user())
+        self._complete_if_possible()
+        return done
+
+    def export(self, to: str | Path) -> "int | Archived":
+        """Write the measurements to a file (`.csv`, `.jsonl`, `.parquet`), else the whole history to a new folder.
+
+        Returns how many rows were written, or what the folder holds.
+
+        Raises:
+            ConfigError: the file cannot be written, or the folder is there already.
+        """
+        from flowscout.loop.moving import export_whole
+
+        path = Path(to)
+        if path.suffix:
+            return self._bench.history.export.measurements(self.name, path)
+        return export_whole(self._bench.history, self.name, path)
+
+    def replay(self, number: int, *, tolerance: float = 0.0) -> "Replay":
+        """Compute a past round again from its cut-off and seeds, and report every difference; write nothing.
+
+        Raises:
+            NotFoundError: there is no such round.
+            StateError: nothing was fitted in it yet.
+        """
+        from flowscout.loop.replay import replay
+
+        return replay(self._bench, number, tolerance=tolerance)
 
     def close(self) -> None:
         """Close the history."""

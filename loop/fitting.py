@@ -6,6 +6,8 @@ What is then made of the belief belongs in `loop.beliefs`.
 import logging
 from dataclasses import replace
 
+import torch
+
 from flowscout.db import FitRecord, RoundRecord, TrainingSet
 from flowscout.errors import FlowscoutError, StateError
 from flowscout.loop.labels import Labels, fit_to, make_labels, rebuild
@@ -61,11 +63,16 @@ def fit_surrogate(bench: Workbench, record: RoundRecord) -> FitRecord:
     return replace(
         empty,
         kind=bench.config.surrogate.type[:50],  # as the column
-        params=_explained(choice, surrogate).as_params(),
+        params=_explained(choice, surrogate).as_params() | {"versions": versions()},
         diagnostics=diagnostics,
         artefact=bench.artefacts.put(surrogate.state_dict(), kind="surrogate"),
         parent_id=None if parent is None else parent.id,
     )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that the numbers of a fit hang on."""
+    return {"torch": str(torch.__version__)}
 
 
 def new_surrogate(bench: Workbench, choice: SurrogateChoice) -> Surrogate:

@@ -8,13 +8,9 @@ for each other cost more than they give, and sums come out the same on any numbe
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-from torch import Tensor
+from dataclasses import dataclass
 
 from flowscout.db import (
-    ArtefactRecord,
     CampaignState,
     EvaluationState,
     FitRecord,
@@ -23,18 +19,14 @@ from flowscout.db import (
     RoundState,
     SamplerRecord,
 )
-from flowscout.errors import OracleError, ShapeError, StateError, WorkError
-from flowscout.loop.beliefs import make_problem, make_proposer
+from flowscout.errors import OracleError, StateError
 from flowscout.loop.dispatching import finish
-from flowscout.loop.drift import drift
-from flowscout.loop.fitting import fit_surrogate, load_surrogate
+from flowscout.loop.fitting import fit_surrogate
 from flowscout.loop.gflownet import one_thread
 from flowscout.loop.outside import inside
-from flowscout.loop.pools import draw_pool, select_batch
 from flowscout.loop.prequential import calibration_warning
-from flowscout.loop.proposers import Trained
-from flowscout.loop.rewards import Count
 from flowscout.loop.seeds import derive_seed
+from flowscout.loop.turns import propose_batch, train_sampler
 from flowscout.loop.workbench import Workbench, at_version
 
 logger = logging.getLogger(__name__)
@@ -97,39 +89,9 @@ def train(bench: Workbench, number: int) -> SamplerRecord:
     stored = bench.history.rounds.sampler(record.id)
     if stored is not None:
         return stored
-    fitted = _fit_of(bench, record)
-    seed = derive_seed(record.seed, "train")
-    if fitted.kind == "none":
-        run = SamplerRecord(kind="random", seed=seed, model_fit_id=_id(fitted))
-        return bench.history.rounds.record_sampler(bench.held, record, run)
-    proposer = make_proposer(bench, bench.config.proposer.type)
-    parent = bench.history.rounds.previous_sampler(bench.campaign.id, number, kind=proposer.kind)
-    warm_start = _warm_start(bench, parent) if bench.config.proposer.warm_start else None
-    parent = None if warm_start is None else parent
-    problem, count = make_problem(bench, record, fitted), Count()
-    problem = replace(problem, reward=problem.reward.counted(count))
-    trained = None
-    try:
-        trained = proposer.train(problem, seed=seed, warm_start=warm_start)
-    except ShapeError as error:  # a catalogue that grew since has another tree
-        if warm_start is None:
-            raise
-        logger.warning("no warm start: %s", error)
-    if trained is None or (not trained.healthy and warm_start is not None):  # a stale start may be worse than none
-        warm_start, parent = None, None
-        trained = proposer.train(problem, seed=seed, warm_start=None)
-    kind = proposer.kind if trained.healthy else "local_search"
-    run = SamplerRecord(
-        kind=kind,
-        seed=seed,
-        model_fit_id=_id(fitted),
-        params=trained.params,
-        reward=trained.reward.as_dict(),
-        diagnostics=_diagnostics(trained) | {"evaluations": count.n},
-        parent_id=None if parent is None else parent.id,
-        artefact=_store(bench, trained),
+    return bench.history.rounds.record_sampler(
+        bench.held, record, train_sampler(bench, record, _fit_of(bench, record))
     )
-    return bench.history.rounds.record_sampler(bench.held, record, run)
 
 
 @one_thread()
@@ -144,14 +106,7 @@ def propose(bench: Workbench, number: int, *, include: Sequence[str] = ()) -> li
     run = bench.history.rounds.sampler(record.id)
     if run is None:
         raise StateError(f"round {number} has no trained sampler; run its stage `train` first.")
-    fitted = _fit_of(bench, record)
-    problem = None if fitted.kind == "none" else make_problem(bench, record, fitted, stored=run)
-    known = bench.history.measurements.known_keys(bench.campaign.id)
-    surrogate = None if problem is None else load_surrogate(bench, fitted)
-    drifted = None if surrogate is None else drift(bench, record, fitted, surrogate, known)
-    pool = draw_pool(bench, record, run, problem, known=known, include=include, drifted=drifted)
-    proposals = select_batch(bench, record, list(pool.drawn.values()), surrogate, problem)
-    proposals.extend(pool.refused.values())
+    proposals = propose_batch(bench, record, _fit_of(bench, record), run, include=include)
     bench.history.rounds.record_proposals(
         bench.held, record, proposals, sampler_run_id=run.id, oracle=bench.oracle_record()
     )
@@ -242,36 +197,8 @@ def _turn(bench: Workbench, number: int) -> tuple[Workbench, RoundRecord]:
     return at_version(bench, record.config_version_id), record
 
 
-def _id(record: FitRecord | SamplerRecord) -> int:
-    assert record.id is not None  # it came from the history
-    return record.id
-
-
 def _fit_of(bench: Workbench, record: RoundRecord) -> FitRecord:
     fitted = bench.history.rounds.fit(record.id)
     if fitted is None:
         raise StateError(f"round {record.number} has no fitted surrogate; run its stage `fit` first.")
     return fitted
-
-
-def _warm_start(bench: Workbench, parent: SamplerRecord | None) -> dict[str, Tensor] | None:
-    """Return the weights of an earlier sampler; None if there is none, or if its file is gone."""
-    if parent is None or parent.artefact is None:
-        return None
-    try:
-        return bench.artefacts.get(parent.artefact)
-    except WorkError as error:  # a head start only: the sampler is trained from nothing instead
-        logger.warning("no warm start: %s", error)
-        return None
-
-
-def _diagnostics(trained: Trained) -> dict[str, Any]:
-    found = dict(trained.diagnostics) | {"fallback": not trained.healthy}
-    share = trained.reward.floor_share
-    return found if share is None else found | {"floor_share": share}
-
-
-def _store(bench: Workbench, trained: Trained) -> ArtefactRecord | None:
-    if not trained.tensors or not trained.healthy:
-        return None
-    return bench.artefacts.put(trained.tensors, kind="sampler")

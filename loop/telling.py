@@ -56,11 +56,12 @@ def read_labels(
     source: str | None = None,
     rules: SequenceRules | Listing | None = None,
     correct: bool = False,
+    piece: bool = False,
 ) -> Sheet:
     """Return what `Campaign.tell` is told as measurements, every row checked. Nothing is written.
 
     `folder` is that of the campaign file, from which a catalogue is read where no `rules` come. What is to
-    `correct` others must say which rows it is of.
+    `correct` others must say which rows it is of. A `piece` of a larger table may hold no value yet.
 
     Raises:
         LabelError: a value is not a finite number, a column is missing, or the table cannot be read.
@@ -78,7 +79,7 @@ def read_labels(
     columns = _columns(data, config, where=where)
     objects = _objects(data, rules, counts=counts, where=where)
     read = {prop: read_values(data, prop, column, where=where) for prop, column in columns.items()}
-    if not any(value is not None for values in read.values() for value in values):
+    if not piece and not any(value is not None for values in read.values() for value in values):
         raise LabelError(f"{where} has no value for {' or '.join(p.name for p in read)} in any row; add one.")
     conditions = read_conditions(data, where=where)
     named = _row_ids(data, objects, where=where)

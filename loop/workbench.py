@@ -248,10 +248,22 @@ def at_version(bench: Workbench, version_id: int) -> Workbench:
 def _lay_out(
     history: History, campaign: CampaignRecord, config: CampaignConfig, version: ConfigRecord
 ) -> Workbench:
-    # Beside the campaign file where the database is no file: a worker may run in any folder.
-    files = sidecar_folder(history.database.url) or Path(version.folder) / f"{campaign.name}.files"
-    tools = Tools(config, version, files=files)
+    tools = Tools(config, version, files=files_of(history, campaign.name, version.folder))
     return Workbench(history, campaign, config, version, tools)
+
+
+def files_of(history: History, campaign: str, folder: str) -> Path:
+    """Return where a campaign's files lie: beside the database, or beside the campaign file in `folder`.
+
+    The latter where the database is no file: a worker may run in any folder.
+    """
+    return sidecar_folder(history.database.url) or Path(folder) / f"{campaign}.files"
+
+
+def artefacts_of(history: History, campaign: CampaignRecord) -> Path:
+    """Return the folder that a registered campaign's artefacts lie in."""
+    version = history.campaigns.config(campaign.id)
+    return files_of(history, campaign.name, version.folder) / "artefacts"
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Measurement(Base):
     sem: Mapped[float | None]
     n: Mapped[int | None]
     unit: Mapped[str | None] = mapped_column(String(50))
-    as_run: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    as_run: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("measurement.id"), unique=True)
     source: Mapped[str] = mapped_column(String(200))
     row_id: Mapped[str] = mapped_column(String(200))

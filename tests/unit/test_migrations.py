@@ -109,7 +109,7 @@ def test_the_revision_of_this_version_is_the_newest_on_disk() -> None:
     ("revision", "message"),
     [
         ("9999", r"has schema 9999, newer than .*upgrade Flowscout"),
-        ("0000", r"has schema 0000, older than .*restore it from a backup"),
+        ("0000", r"has schema 0000, older than .*`flowscout db upgrade FILE`"),
         ("c53781abb07d", r"'c53781abb07d', which is none of Flowscout's.*another program"),
     ],
 )

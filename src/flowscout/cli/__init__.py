@@ -8,7 +8,20 @@ import sys
 
 import typer
 
-from flowscout.cli import asking, campaigns, corrections, demo, events, labels, money, plotting, running, working
+from flowscout.cli import (
+    asking,
+    campaigns,
+    corrections,
+    database,
+    demo,
+    events,
+    labels,
+    money,
+    plotting,
+    running,
+    upkeep,
+    working,
+)
 from flowscout.cli.output import complain
 from flowscout.errors import FlowscoutError, InputError
 
@@ -22,7 +35,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (demo, campaigns, asking, running, working, labels, corrections, money, events, plotting):
+_ROOMS = (
+    demo,
+    campaigns,
+    asking,
+    running,
+    working,
+    labels,
+    corrections,
+    money,
+    events,
+    plotting,
+    database,
+    upkeep,
+)
+for commands in _ROOMS:
     commands.add_to(app)
 
 

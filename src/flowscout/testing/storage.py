@@ -8,6 +8,7 @@ class TestMyStorage(HistoryContract):
 """
 
 from flowscout.testing.storage_asking import AskingContract
+from flowscout.testing.storage_bulk import BulkContract
 from flowscout.testing.storage_corrections import CorrectionContract
 from flowscout.testing.storage_events import EventContract
 from flowscout.testing.storage_experiments import ExperimentContract
@@ -34,6 +35,7 @@ class HistoryContract(
     SqlContract,
     VetoContract,
     EventContract,
+    BulkContract,
 ):
     """Test one storage against the guarantees of `flowscout.db.History`.
 

@@ -1,0 +1,117 @@
+"""The history as it stood when a round was proposed: what was known then, and nothing that came later."""
+
+from collections.abc import Sequence
+from copy import copy
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from flowscout.db.database import Database
+from flowscout.db.history import History
+from flowscout.db.measurements import Measurements
+from flowscout.db.models import Approval, Candidate, Evaluation, Event, Measurement, Proposal, Round, utc_now
+from flowscout.db.queries import Queries
+from flowscout.db.records import RoundRecord, TrainingSet
+from flowscout.db.states import ApprovalDecision
+from flowscout.db.vetoes import Vetoes
+
+
+def past_history(
+    history: History, record: RoundRecord, *, upto_seq: int, pending: Sequence[str], infeasible: Sequence[str]
+) -> History:
+    """Return a history that answers as it did when `record` was fitted and proposed, to be read only.
+
+    `pending` and `infeasible` are what the sampler's reward was frozen with.
+    """
+    then = copy(history)
+    database = history.database
+    then.measurements = _PastMeasurements(database, record, upto_seq, infeasible)
+    then.queries = _PastQueries(database, pending)
+    then.vetoes = _PastVetoes(database, record)
+    return then
+
+
+def replaced_by_veto(history: History, round_id: int) -> set[int]:
+    """Return the candidates that came into a round's batch in the place of a vetoed one."""
+    with history.database.read() as session:
+        query = select(Event.detail).where(Event.round_id == round_id, Event.kind == "candidate_vetoed")
+        return {detail["replaced_by"] for detail in session.scalars(query) if detail.get("replaced_by")}
+
+
+class _PastMeasurements(Measurements):
+    def __init__(self, database: Database, record: RoundRecord, upto_seq: int, infeasible: Sequence[str]) -> None:
+        super().__init__(database)
+        self._record, self._upto_seq, self._infeasible = record, upto_seq, list(infeasible)
+
+    def training_set(self, campaign_id: int, prop: str, *, upto_seq: int | None = None) -> TrainingSet:
+        return super().training_set(campaign_id, prop, upto_seq=self._upto_seq if upto_seq is None else upto_seq)
+
+    def infeasible(self, campaign_id: int) -> list[str]:  # noqa: ARG002 - of one campaign
+        return self._infeasible
+
+    def known_keys(self, campaign_id: int) -> set[str]:
+        own = Candidate.campaign_id == campaign_id
+        with self._database.read() as session:
+            then = _proposed_at(session, self._record)
+            measured = select(Candidate.key).join(Measurement, Measurement.candidate_id == Candidate.id)
+            measured = measured.where(own, Measurement.created_at <= then)
+            batch = select(Proposal.candidate_id).where(
+                Proposal.round_id == self._record.id, Proposal.rank.is_not(None)
+            )  # an evaluation that was cancelled may have moved on to a later round
+            awaited = select(Evaluation.id, Candidate.key).join(Candidate, Candidate.id == Evaluation.candidate_id)
+            awaited = awaited.where(own, Evaluation.created_at <= then, Evaluation.candidate_id.not_in(batch))
+            free = _cancelled(session, campaign_id, then)
+            known = {key for number, key in session.execute(awaited) if number not in free}
+            return {*session.scalars(measured.distinct()), *known}
+
+
+class _PastQueries(Queries):
+    def __init__(self, database: Database, pending: Sequence[str]) -> None:
+        super().__init__(database)
+        self._pending = list(pending)
+
+    def pending(self, campaign_id: int) -> Any:  # noqa: ARG002 - of one campaign
+        return self._pending
+
+
+class _PastVetoes(Vetoes):
+    def __init__(self, database: Database, record: RoundRecord) -> None:
+        super().__init__(database)
+        self._record = record
+
+    def keys(self, campaign_id: int) -> set[str]:
+        with self._database.read() as session:
+            query = (
+                select(Candidate.key)
+                .join(Approval, Approval.candidate_id == Candidate.id)
+                .join(Round, Round.id == Approval.round_id)
+                .where(Round.campaign_id == campaign_id, Approval.decision == ApprovalDecision.VETOED)
+                .where(Approval.created_at <= _proposed_at(session, self._record))
+            )
+            return set(session.scalars(query))
+
+
+def _cancelled(session: Session, campaign_id: int, then: datetime) -> set[int]:
+    """Return the evaluations that stood cancelled at a time, vetoes apart: their objects could be proposed."""
+    query = (
+        select(Event.kind, Event.detail)
+        .where(Event.campaign_id == campaign_id, Event.created_at <= then)
+        .where(Event.kind.in_(("evaluation_cancelled", "evaluation_requeued")))
+        .order_by(Event.id)
+    )
+    found: set[int] = set()
+    for kind, detail in session.execute(query):
+        if kind == "evaluation_cancelled":
+            found.add(detail["evaluation_id"])
+        else:
+            found.discard(detail["evaluation_id"])
+    return found
+
+
+def _proposed_at(session: Session, record: RoundRecord) -> datetime:
+    """Return when the round's proposals were stored; now, if they were not yet."""
+    query = select(func.min(Event.created_at)).where(Event.round_id == record.id, Event.kind == "round_proposed")
+    found = session.scalar(query)
+    return session.scalars(select(utc_now())).one() if found is None else found
