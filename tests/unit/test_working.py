@@ -12,7 +12,7 @@ import pytest
 
 from flowscout import Campaign
 from flowscout.cli import run as command
-from flowscout.db import RoundState
+from flowscout.db import FailureClass, Outcome, RoundState
 from flowscout.errors import ConfigError, LabelError, StateError
 from flowscout.loop import dispatching, stages
 from flowscout.loop.leases import held_claims
@@ -169,6 +169,20 @@ def test_a_lease_is_renewed_while_the_call_lasts_and_its_loss_is_noticed(opened:
             time.sleep(0.02)
         assert claims[0].attempt_id in lost
     assert "is lost: this process stood still" in caplog.text
+
+
+def test_an_attempt_that_was_settled_here_is_not_called_lost(opened: Open, caplog) -> None:
+    campaign = opened()
+    campaign.ask()
+    bench, settling = campaign.workbench, threading.Event()
+    claims = bench.history.experiments.claim_any(bench.campaign.id, owner="elsewhere", lease_s=0.2)
+    with held_claims(bench.history, claims, lease_s=0.2, settling=settling) as lost:
+        settling.set()
+        failed = [Outcome(claim, failure=FailureClass.PERMANENT) for claim in claims]
+        bench.history.experiments.settle(failed, actor="test")
+        time.sleep(0.3)
+    assert lost == set()
+    assert "is lost" not in caplog.text
 
 
 def test_a_look_up_settles_what_happened_and_calls_what_did_not(opened: Open) -> None:
