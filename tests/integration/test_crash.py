@@ -1,14 +1,18 @@
 """Killed runs: nothing is lost, paid twice or changed, and whoever comes next goes on."""
 
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import crash
+import crash_books
 import pytest
-from crash import Trial, lay_out, left_behind, run_trial, start
 from crash_audit import BILL, HISTORY, audit, reading, where_killed
+from crash_runner import Trial, lay_out, left_behind, run_trial, start
 
 from flowscout import Campaign
 from flowscout.db import EvaluationState
@@ -127,3 +131,48 @@ def test_run_killed_before_its_first_round_leaves_nothing_in_the_way(delay_s, tm
     with Campaign.from_yaml(folder / "campaign.yaml") as campaign:
         assert campaign.run_round() is not None
     assert audit(folder, rounds=1, price_minor=PRICE_MINOR).faults == []
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[crash.Nursery]:
+    """Yield the process that the swarm is forked from: loading the libraries is most of the time."""
+    with crash.nursery() as found:
+        yield found
+
+
+@pytest.mark.parametrize(("kind", "kills"), [("idempotent", 10), ("neither", 6)])
+def test_swarm_that_is_killed_loses_nothing_and_pays_nothing_twice(kind, kills, nursery, tmp_path):
+    trial = crash.Trial(kills=kills, kind=kind, seed=1, lose=0.1, pause_s=0.02)
+    report = crash.run_trial(trial, tmp_path, str(tmp_path / "crash.db"), nursery)
+    assert report.faults == []
+    assert (report.row["kills"], report.row["lost"], report.row["paid_twice"]) == (kills, 0, 0)
+    assert report.row["calls"] >= 12
+    if kind == "idempotent":
+        assert report.row["unknown"] == 0
+        spoil_and_audit(crash.Layout(tmp_path, str(tmp_path / "crash.db"), kind, trial.seed))
+
+
+def spoil_and_audit(layout: crash.Layout) -> None:
+    """See to it that the audit finds what it is there to find."""
+    with closing(sqlite3.connect(layout.folder / "oracle.db")) as ledger, ledger:
+        ledger.execute(
+            "INSERT INTO call (key, object, visit, pid, entered, billed, value) "
+            "SELECT key, object, visit, pid, entered, billed, value FROM call WHERE billed LIMIT 1"
+        )
+    found = crash_books.audit(layout, crash_books.Deeds(), settled=True)
+    assert (found.paid_twice, found.lost) == (1, 0)
+    assert any("the oracle's bill" in fault for fault in found.faults)
+    with closing(sqlite3.connect(layout.url)) as history, history:
+        history.execute(
+            "DELETE FROM measurement WHERE id IN (SELECT min(id) FROM measurement GROUP BY evaluation_id)"
+        )
+    found = crash_books.audit(layout, crash_books.Deeds(), settled=True)
+    assert found.lost == evaluations_in(layout)
+    assert any("1 told values are missing" in fault for fault in found.faults)
+    assert any("current values are not those" in fault for fault in found.faults)
+
+
+def evaluations_in(layout: crash.Layout) -> int:
+    """Return how many evaluations the history has."""
+    with reading(Path(layout.url)) as history:
+        return int(history.execute("SELECT count(*) FROM evaluation").fetchone()[0])
