@@ -215,14 +215,19 @@ def _judge(swarm: Swarm, report: Report, *, seconds: Callable[[], float]) -> Non
         after = audit(layout, deeds, settled=True, retried=retried)
         report.faults += [f"after reconcile: {fault}" for fault in after.faults]
     report.faults += swarm.faults
-    report.notes |= {
-        "rounds": swarm.history.rows("SELECT count(*) FROM round")[0][0],
-        "evaluations": swarm.history.rows("SELECT count(*) FROM evaluation")[0][0],
-        "attempts": swarm.history.rows("SELECT count(*) FROM attempt")[0][0],
-        "values told": swarm.history.rows("SELECT count(*) FROM measurement WHERE evaluation_id IS NULL")[0][0],
-        "answers lost": sum(call.lost for call in calls_of(swarm.ledger)),
-        "processes stopped": len(deeds.stopped),
+    counted = {
+        "rounds": "FROM round",
+        "evaluations": "FROM evaluation",
+        "attempts": "FROM attempt",
+        "attempts cut off": "FROM event WHERE kind = 'attempt_expired'",
+        "answers of stale owners": "FROM event WHERE kind = 'stale_attempt'",
+        "campaign leases taken over": "FROM event WHERE kind = 'lease_taken_over'",
+        "values told": "FROM measurement WHERE evaluation_id IS NULL",
     }
+    for name, query in counted.items():
+        report.notes[name] = swarm.history.rows(f"SELECT count(*) {query}")[0][0]
+    report.notes["answers lost"] = sum(call.lost for call in calls_of(swarm.ledger))
+    report.notes["processes stopped"] = len(deeds.stopped)
     report.row = {
         "db": report.trial.db,
         "oracle": report.trial.kind,
