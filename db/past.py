@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from flowscout.db.database import Database
 from flowscout.db.history import History
@@ -14,7 +14,7 @@ from flowscout.db.measurements import Measurements
 from flowscout.db.models import Approval, Candidate, Evaluation, Event, Measurement, Proposal, Round, utc_now
 from flowscout.db.queries import Queries
 from flowscout.db.records import RoundRecord, TrainingSet
-from flowscout.db.states import ApprovalDecision
+from flowscout.db.states import ApprovalDecision, Qualifier
 from flowscout.db.vetoes import Vetoes
 
 
@@ -55,16 +55,18 @@ class _PastMeasurements(Measurements):
         own = Candidate.campaign_id == campaign_id
         with self._database.read() as session:
             then = _proposed_at(session, self._record)
-            measured = select(Candidate.key).join(Measurement, Measurement.candidate_id == Candidate.id)
-            measured = measured.where(own, Measurement.created_at <= then)
+            measured, taken_back, answered = _measured(session, campaign_id, then)
             batch = select(Proposal.candidate_id).where(
                 Proposal.round_id == self._record.id, Proposal.rank.is_not(None)
             )  # an evaluation that was cancelled may have moved on to a later round
-            awaited = select(Evaluation.id, Candidate.key).join(Candidate, Candidate.id == Evaluation.candidate_id)
+            awaited = select(Evaluation.id, Candidate.id, Candidate.key)
+            awaited = awaited.join(Candidate, Candidate.id == Evaluation.candidate_id)
             awaited = awaited.where(own, Evaluation.created_at <= then, Evaluation.candidate_id.not_in(batch))
             free = _cancelled(session, campaign_id, then)
-            known = {key for number, key in session.execute(awaited) if number not in free}
-            return {*session.scalars(measured.distinct()), *known}
+            for number, candidate_id, key in session.execute(awaited):
+                if number not in free and not (number in answered and candidate_id in taken_back):
+                    measured.add(key)
+            return measured
 
 
 class _PastQueries(Queries):
@@ -91,6 +93,27 @@ class _PastVetoes(Vetoes):
                 .where(Approval.created_at <= _proposed_at(session, self._record))
             )
             return set(session.scalars(query))
+
+
+def _measured(session: Session, campaign_id: int, then: datetime) -> tuple[set[str], set[int], set[int]]:
+    """Return who had a value then, by key; of whom all was retracted, by id; which evaluations were answered."""
+    later = aliased(Measurement)
+    superseded = select(later.id).where(later.supersedes_id == Measurement.id, later.created_at <= then).exists()
+    query = (
+        select(Candidate.id, Candidate.key, Measurement.evaluation_id, Measurement.qualifier, superseded)
+        .join(Candidate, Candidate.id == Measurement.candidate_id)
+        .where(Measurement.campaign_id == campaign_id, Measurement.created_at <= then)
+    )
+    keys: dict[int, str] = {}
+    counts: set[int] = set()
+    answered: set[int] = set()
+    for candidate_id, key, evaluation_id, qualifier, gone in session.execute(query):
+        keys[candidate_id] = key
+        if qualifier is not Qualifier.RETRACTED:
+            answered.add(evaluation_id)
+            if not gone:
+                counts.add(candidate_id)
+    return {keys[number] for number in counts}, keys.keys() - counts, answered
 
 
 def _cancelled(session: Session, campaign_id: int, then: datetime) -> set[int]:

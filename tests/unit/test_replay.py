@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 
 from flowscout import Campaign
 from flowscout.cli import run
+from flowscout.db import History
+from flowscout.db.past import past_history
 from flowscout.errors import NotFoundError
+from flowscout.testing.histories import begin, measured, result
 
 CAMPAIGN = """\
 campaign: binders
@@ -81,6 +85,25 @@ def test_a_round_comes_out_as_it_is_stored_and_nothing_is_written(folder: Path, 
     assert done.versions == ()
     assert done.same
     assert done.compared == ("data", "fit", "sampler", "pool", "proposals")
+
+
+def test_what_was_retracted_since_was_known_then_and_what_was_retracted_before_was_not(sqlite_url: str) -> None:
+    with History(sqlite_url) as history:
+        scene = begin(history)
+        number, measurements = scene.campaign.id, history.measurements
+        scene.tell(measured("aa"), measured("gg"))
+        scene.settle(*map(result, scene.claim(scene.propose(["cc", "ct"]))))
+        for key in ("AA", "CC"):
+            measurements.retract(number, key=key, reason="a wrong plate", actor="bench")
+        known = measurements.known_keys(number)
+        assert known == {"GG", "CT"}
+        record = scene.propose(["tt"], 2)
+        time.sleep(0.01)  # the clock of the database shows milliseconds
+        measurements.retract(number, key="GG", reason="a wrong plate", actor="bench")
+        scene.tell(measured("aa", 2.0, row_id="again"))
+        assert measurements.known_keys(number) == {"AA", "CT", "TT"}
+        then = past_history(history, record, upto_seq=6, pending=[], infeasible=[])
+        assert then.measurements.known_keys(number) == known
 
 
 def named(done) -> set[str]:
