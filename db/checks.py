@@ -84,13 +84,15 @@ def _database(session: Session, _: int) -> Iterator[tuple[str, str]]:
 
 def _triggers(session: Session, _: int) -> Iterator[tuple[str, str]]:
     """Look whether the database still refuses to change and delete what is append-only."""
+    changes = ["update", "delete"]
     if session.get_bind().dialect.name == "postgresql":
         query = text("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'")
+        changes.append("truncate")
     else:
         query = text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
     found = set(session.scalars(query))
     for table in _APPEND_ONLY:
-        for change in ("update", "delete"):
+        for change in changes:
             if f"{table}_no_{change}" not in found:
                 yield f"nothing refuses to {change} rows of {table}", "somebody took a trigger away: " + _BACKUP
 

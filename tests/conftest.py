@@ -92,6 +92,7 @@ def _postgresql_with_tables(new_postgresql: Callable[[], str]) -> str:
 def postgresql_url(_postgresql_with_tables: str) -> str:
     """Return the URL of an empty history on PostgreSQL: the same each time, emptied."""
     with _administration(parse_url(_postgresql_with_tables)) as execute:
+        execute("SET session_replication_role = replica")  # of this connection: append-only tables are emptied too
         execute(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY")
     return _postgresql_with_tables
 

@@ -47,14 +47,14 @@ def upgrade() -> None:
     if postgresql:
         op.execute(FUNCTION)
     for table in APPEND_ONLY:
-        for change in ("update", "delete"):
+        for change, each in _changes(postgresql=postgresql):
             refusal = (
                 "EXECUTE FUNCTION flowscout_append_only()"
                 if postgresql
                 else f"BEGIN SELECT RAISE(ABORT, 'table {table} is append-only: {change.upper()} is refused'); END"
             )
             op.execute(
-                f"CREATE TRIGGER {table}_no_{change} BEFORE {change.upper()} ON {table} FOR EACH ROW {refusal}"
+                f"CREATE TRIGGER {table}_no_{change} BEFORE {change.upper()} ON {table} FOR EACH {each} {refusal}"
             )
 
 
@@ -62,10 +62,16 @@ def downgrade() -> None:
     """Drop the triggers, the index and the table."""
     postgresql = op.get_bind().dialect.name == "postgresql"
     for table in APPEND_ONLY:
-        for change in ("update", "delete"):
+        for change, _ in _changes(postgresql=postgresql):
             op.execute(f"DROP TRIGGER {table}_no_{change}{f' ON {table}' if postgresql else ''}")
     if postgresql:
         op.execute("DROP FUNCTION flowscout_append_only()")
     for name, table, _ in INDEXES:
         op.drop_index(name, table_name=table)
     op.drop_table("delivery")
+
+
+def _changes(*, postgresql: bool) -> list[tuple[str, str]]:
+    """Return what is refused, and whether for each row or statement. SQLite has no TRUNCATE."""
+    rows = [("update", "ROW"), ("delete", "ROW")]
+    return [*rows, ("truncate", "STATEMENT")] if postgresql else rows

@@ -60,6 +60,16 @@ class EventContract(HistoryFixtures):
         assert scene.table(table) == before
         scene.tell(measured("b"))
 
+    @pytest.mark.parametrize("table", ["event", "measurement", "ledger", "campaign"])
+    def test_the_database_itself_refuses_to_empty_what_was_written(self, scene: Scene, table: str) -> None:
+        if scene.history.database.url.get_backend_name() == "sqlite":
+            pytest.skip("SQLite has no TRUNCATE")
+        scene.settle(result(scene.claim(scene.propose(["a"]))[0]))
+        before = scene.table(table)
+        with pytest.raises(DatabaseError, match="append-only: TRUNCATE"), scene.history.database.write() as s:
+            s.execute(text(f"TRUNCATE {table} CASCADE"))
+        assert scene.table(table) == before != []
+
     def test_a_hook_is_told_in_order_of_what_came_after_it(self, scene: Scene) -> None:
         number, deliveries = scene.campaign.id, scene.history.deliveries
         scene.start()
