@@ -109,7 +109,7 @@ class Campaign:
 
     def tell(
         self,
-        data: "pd.DataFrame | str | Path",
+        data: "pd.DataFrame | Sequence[Mapping[str, Any]] | str | Path",
         *,
         source: str | None = None,
         actor: str | None = None,
@@ -118,15 +118,15 @@ class Campaign:
     ) -> Told:
         """Record measured values: all rows, or none. Telling the same again changes nothing.
 
-        `data` is a table (or the path of a CSV file) with the objects in a column `object` or `sequence` and
-        the values in columns named like the objective and the further `properties` of the campaign file; empty
-        cells say nothing yet. Beside a property NAME may stand NAME_sem (standard error), NAME_n (how many
-        readings the value is a mean of), NAME_qualifier (`<`, `>`, `missing`, `infeasible`, `retracted`) and
-        NAME_unit, which must be the campaign's. Columns `as_run_X` hold conditions. `row_id`, where there is one,
-        identifies the rows of a `source` (default: the file's name), else object and `replicate`, else content
-        and occurrence. With `correct` and a `reason` rows that are stored with another value are superseded. An
-        object that is in no catalogue may be told where the table has all of the catalogue's features: it is
-        learned from and never proposed.
+        `data` is a table, the path of a CSV file, or a list of rows such as `{"object": "ACGT", "y": 0.5}`: the
+        objects in a column `object` or `sequence`, the values in columns named like the objective and the
+        further `properties` of the campaign file; empty cells say nothing yet. Beside a property NAME may stand
+        NAME_sem (standard error), NAME_n (how many readings the value is a mean of), NAME_qualifier (`<`, `>`,
+        `missing`, `infeasible`, `retracted`) and NAME_unit, which must be the campaign's. Columns `as_run_X`
+        hold conditions. `row_id`, where there is one, identifies the rows of a `source` (default: the file's
+        name), else object and `replicate`, else content and occurrence. With `correct` and a `reason` rows that
+        are stored with another value are superseded. An object that is in no catalogue may be told where the
+        table has all of the catalogue's features: it is learned from and never proposed.
 
         Raises:
             LabelError: a value is not a finite number, a column is missing, or a stored row has another value.

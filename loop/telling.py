@@ -49,7 +49,7 @@ class _Told:
 
 
 def read_labels(
-    data: "pd.DataFrame | str | Path",
+    data: "pd.DataFrame | Sequence[Mapping[str, Any]] | str | Path",
     config: CampaignConfig,
     *,
     folder: Path,
@@ -64,7 +64,7 @@ def read_labels(
     `correct` others must say which rows it is of. A `piece` of a larger table may hold no value yet.
 
     Raises:
-        LabelError: a value is not a finite number, a column is missing, or the table cannot be read.
+        LabelError: a value is not a finite number, a column is missing, or the table cannot be read or is none.
         ObjectError: an object is not in the space.
     """
     where = "the table" if not isinstance(data, str | Path) else f"table {Path(data).name!r}"
@@ -74,6 +74,8 @@ def read_labels(
             raise LabelError(f"no file {str(path)!r}; check the path of the table to tell.")
         source = source or path.name
         data = read_table(path)
+    else:
+        data = _table(data)
     rules = rules_of(config, folder) if rules is None else rules
     counts = isinstance(config.space, CatalogueSection) and config.space.metric == "tanimoto"
     columns = _columns(data, config, where=where)
@@ -100,6 +102,32 @@ def read_labels(
     records.sort(key=lambda item: item[0])  # stable: row by row, the objective first
     empty = len(data) - len({row for row, _ in records})
     return Sheet([record for _, record in records], empty, _unread(data, rules, columns))
+
+
+def _table(data: object) -> "pd.DataFrame":
+    """Return a table, or a list of rows as one.
+
+    Raises:
+        LabelError: it is neither.
+    """
+    import pandas as pd
+
+    if isinstance(data, pd.DataFrame):
+        return data
+    if not isinstance(data, Sequence) or isinstance(data, bytes):
+        came = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
+    elif not data:
+        came = "a list without rows"
+    else:
+        odd = next((row for row in data if not isinstance(row, Mapping)), None)
+        if odd is None:
+            # object: a column of whole numbers in which one is missing would become one of fractions
+            return pd.DataFrame([dict(row) for row in data], dtype=object)
+        came = f"a list that holds {odd!r}"
+    raise LabelError(
+        f"{came} was told, expected a pandas DataFrame, the path of a CSV file, or a list of rows such as "
+        "{'object': 'ACGT', 'y': 0.5}; nothing was written. Turn it into one of these."
+    )
 
 
 def _columns(data: "pd.DataFrame", config: CampaignConfig, *, where: str) -> dict[Property, str]:

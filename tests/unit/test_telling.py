@@ -108,3 +108,28 @@ def test_a_row_with_another_error_is_another_content(campaign):
     assert campaign.tell(first, source="plate").unchanged == 1
     with pytest.raises(LabelError, match=r"says y = 1.5 \(sem 0.3\) .* stored with value 1.5 \(sem 0.2\)"):
         campaign.tell(first.assign(y_sem=0.3), source="plate")
+
+
+def test_a_list_of_rows_says_what_a_table_says(campaign):
+    rows = [{"object": "AAAA", "y": 1, "y_n": 3}, {"object": "CCCC", "y": 2.5}, {"object": "GGGG"}]
+    told = campaign.tell(rows)
+    assert (told.added, told.empty) == (2, 1)
+    assert campaign.history()["value"].tolist() == [1.0, 2.5]
+    assert campaign.tell(pd.DataFrame(rows)).added == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "came"),
+    [
+        ([], "a list without rows"),
+        ([{"object": "AAAA", "y": 1.0}, "CCCC"], "a list that holds 'CCCC'"),
+        ({"object": "AAAA", "y": 1.0}, "dict"),
+        (pd.Series([1.0]), "pandas.*Series"),
+        (b"AAAA,1.0", "bytes"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_table_is_refused(campaign, data, came):
+    with pytest.raises(LabelError, match=rf"^{came} was told, expected a pandas DataFrame.*Turn it into"):
+        campaign.tell(data)
+    assert campaign.history().empty
