@@ -1,7 +1,7 @@
 """Working: a process that calls oracles beside the round's runner, for as long as it is wanted.
 
-It claims attempts, heartbeats, renews its leases, ends the calls of the dead, and completes a round when it
-settles the last of it. How calls are made belongs in `loop.dispatching`.
+It claims attempts, heartbeats, renews its leases, ends the calls of the dead, tells the hooks, and completes a
+round when it settles the last of it. How calls are made belongs in `loop.dispatching`.
 """
 
 import logging
@@ -12,6 +12,7 @@ from flowscout.db import ATTEMPT_LEASE_S, HEARTBEAT_S, EvaluationState, RoundSta
 from flowscout.errors import CampaignBusyError, OracleError
 from flowscout.loop.dispatching import POLL_S, RETRY_PAUSE_S, Dispatcher
 from flowscout.loop.leases import repeating
+from flowscout.loop.notices import delivering
 from flowscout.loop.workbench import Workbench, at_version, hold_campaign
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,10 @@ def work(
     calls, added, tries, since = 0, 0, 0, time.monotonic()
     workers.beat(owner, queue=queue)
     try:
-        with repeating(lambda: workers.beat(owner, queue=queue), every_s=HEARTBEAT_S, name="flowscout-worker"):
+        with (
+            repeating(lambda: workers.beat(owner, queue=queue), every_s=HEARTBEAT_S, name="flowscout-worker"),
+            delivering(bench.history, bench.campaign, bench.config, folder=bench.tools.folder),
+        ):
             dispatcher.recover()
             while not stop.asked:
                 turn = None if _waits_for_people(bench) else dispatcher.turn(limit=limit)

@@ -1,5 +1,6 @@
 """Workers, look-ups, reconciling and cancelling, through campaigns with oracles of their own."""
 
+import json
 import sqlite3
 import sys
 import threading
@@ -61,7 +62,8 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         )
         text = CAMPAIGN.replace("ORACLE", name)
         for old, new in changes.items():
-            text = text.replace(*{"cost": ("cost: 1000", f"cost: {new}")}[old])
+            told = {"cost": ("cost: 1000", f"cost: {new}"), "notify": ("device:", f"notify: {new}\ndevice:")}
+            text = text.replace(*told[old])
         (tmp_path / "campaign.yaml").write_text(text)
         campaigns.append(Campaign.from_yaml(tmp_path / "campaign.yaml", actor="ada"))
         return campaigns[-1]
@@ -104,6 +106,18 @@ def test_a_worker_that_is_told_to_stop_ends_after_the_call_in_hand(opened: Open)
     assert work(campaign.workbench, stop=stop).calls == 1
     assert campaign.status().evaluations == {"done": 1, "queued": 3}
     assert work(campaign.workbench, stop=stop).calls == 0
+
+
+def test_a_worker_tells_the_hooks_before_its_round_is_complete(opened: Open, tmp_path: Path) -> None:
+    code = "import sys; open('told.jsonl', 'a').write(sys.stdin.read() + chr(10))"
+    hook = {"on": ["budget_80"], "command": [sys.executable, "-c", code]}
+    campaign = opened(cost="9", notify=json.dumps([hook]))
+    campaign.ask()
+    stop, assay = Stop(), names(campaign)
+    assay["calls"] = type("Stopper", (list,), {"extend": lambda self, keys: setattr(stop, "asked", True)})()
+    work(campaign.workbench, stop=stop, limit=4)
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    assert kinds == ["budget_80"]
 
 
 def test_an_idle_worker_ends_after_its_time(opened: Open) -> None:
