@@ -81,6 +81,14 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
             f"expected a finite {wanted!r} and a qualifier of {', '.join(QUALIFIERS)}."
         )
         return Answer(failure=FailureClass.PERMANENT, message=message, cost_minor=cost_minor)
+    units = {one.name: one.unit for one in bench.config.measured}
+    if None not in (result.unit, units[wanted]) and result.unit != units[wanted]:
+        message = (
+            f"oracle {name!r} returned {wanted!r} = {values[wanted]:g} in {result.unit!r}, expected "
+            f"{units[wanted]!r}, the campaign's unit. Convert the values in the oracle: that is not done here."
+        )
+        price = _minor(bench.oracle.info.cost_usd) if cost_minor is None else cost_minor  # it was measured
+        return Answer(failure=FailureClass.PERMANENT, message=message, cost_minor=price)
     odd = sorted(set(map(str, result.values)) - set(values))
     measurements = [
         MeasurementRecord(
@@ -93,10 +101,11 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
             qualifier=Qualifier(result.qualifier),
             sem=result.sem if _is_finite(result.sem) else None,
             n=result.n if isinstance(result.n, int) else None,
-            unit=None if result.unit is None else str(result.unit)[:MAX_UNIT],
+            unit=None if unit is None else str(unit)[:MAX_UNIT],
             as_run=_as_json(result.as_run),
         )
         for prop, value in values.items()
+        for unit in [result.unit if prop == wanted else units.get(prop)]
     ]
     note = f"no finite number for {', '.join(odd)}" if odd else None
     return Answer(measurements, message=note, cost_minor=cost_minor)

@@ -32,8 +32,9 @@ class Result:
     """What came of a request: a number for each property, or why there is none.
 
     `sem` and `n` belong to the values; `qualifier` is `=`, `<` or `>`; `cost_usd` is the bill where it is not
-    the oracle's price. A `failure` is `transient` (try again), `permanent` (never will) or `infeasible` (the
-    object cannot exist); a failed result has no values.
+    the oracle's price. `unit` is the objective's, which must be the one that the campaign file names, if it names
+    one: nothing is converted. A `failure` is `transient` (try again), `permanent` (never will) or `infeasible`
+    (the object cannot exist); a failed result has no values.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)

@@ -25,14 +25,14 @@ def run(tmp_path: Path) -> Iterator[object]:
     """Return a function that runs a campaign whose oracle has this body, and returns its status and history."""
     opened: list[Campaign] = []
 
-    def made(decorator: str, body: str) -> tuple[Campaign, object]:
+    def made(decorator: str, body: str, campaign_text: str = CAMPAIGN) -> tuple[Campaign, object]:
         name = f"assay_{tmp_path.name}"
         (tmp_path / f"{name}.py").write_text(
             "from flowscout import Result, oracle\ncalls = []\n"
             f"{decorator}\ndef assay(requests):\n    calls.append(len(requests))\n    {body}\n"
         )
         path = tmp_path / "campaign.yaml"
-        path.write_text(CAMPAIGN.replace("ORACLE", name))
+        path.write_text(campaign_text.replace("ORACLE", name))
         campaign = Campaign.from_yaml(path)
         opened.append(campaign)
         campaign.run_round()
@@ -90,3 +90,20 @@ def test_a_qualifier_that_nobody_can_read_fails_alone(run) -> None:
         "return [Result(values={'score': 1.0}, qualifier='~')] + [Result(values={'score': 2.0})] * 3",
     )
     assert campaign.status().evaluations == {"done": 3, "failed": 1}
+
+
+def test_a_value_in_another_unit_than_the_campaigns_fails_alone_and_is_paid(run) -> None:
+    named = CAMPAIGN.replace("name: score,", "name: score, unit: nM,") + "properties: [{name: mass, unit: Da}]\n"
+    campaign, calls = run(
+        "@oracle(cost_usd=2, idempotent=True)",
+        "good = [Result(values={'score': 2.0, 'mass': 9.0}, unit='nM'), Result(values={'score': 3.0})]\n"
+        "    return [Result(values={'score': 1.0}, unit='uM')] + good + good[1:]",
+        named,
+    )
+    assert calls == [4]
+    assert campaign.status().evaluations == {"done": 3, "failed": 1}
+    assert campaign.status().spent_minor == 4 * 200
+    found = campaign.history()[["property", "value", "unit"]].fillna("").values.tolist()
+    assert found == [["score", 2.0, "nM"], ["mass", 9.0, "Da"], ["score", 3.0, ""], ["score", 3.0, ""]]
+    [message] = campaign.sql("SELECT message FROM attempt WHERE message IS NOT NULL")["message"]
+    assert "'score' = 1 in 'uM', expected 'nM'" in message
