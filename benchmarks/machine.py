@@ -4,9 +4,9 @@
     python benchmarks/machine.py --steps 10000 --db postgresql
 
 Campaigns of 200 steps each (claim, call, die, freeze, renew, recover, late result, duplicate row, conflict,
-cancel, reconcile, look-up, budget ...) until so many steps are done; after each, states, money, values and what
-is known must be the model's. `--db` may be a database URL too; postgresql starts a server of its own. Exit code 1
-if an invariant is broken, with the steps that led there.
+correction, retraction, cancel, reconcile, look-up, budget ...) until so many steps are done; after each, states,
+money, values and what is known must be the model's. `--db` may be a database URL too; postgresql starts a server
+of its own. Exit code 1 if an invariant is broken, with the steps that led there.
 """
 
 import argparse

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from machine import main, run_campaigns
+from sqlalchemy import false
 
-from flowscout.db import History
-from flowscout.db import claims as claims_module
+from flowscout.db import History, money, recording
 from flowscout.testing.history_machine import HistoryMachine
 
 
@@ -21,7 +21,14 @@ def test_the_history_agrees_with_the_model(db: str, request: pytest.FixtureReque
         assert machine.steps >= 200  # hypothesis may end a campaign before its last step
 
 
-def test_a_broken_promise_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
-    monkeypatch.setattr(claims_module, "book", lambda *_: None)  # the balance without its ledger
-    assert main(["--steps", "50", "--json", str(tmp_path / "row.json")]) == 1
+@pytest.mark.parametrize(
+    ("module", "name", "instead"),
+    [
+        (money, "book", lambda *_: None),  # the balance without its ledger
+        (recording, "is_superseded", false),  # what was corrected still counts
+    ],
+)
+def test_a_broken_promise_is_found(module, name: str, instead, monkeypatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.setattr(module, name, instead)
+    assert main(["--steps", "100", "--json", str(tmp_path / "row.json")]) == 1
     assert "FAILED" in capsys.readouterr().out

@@ -5,7 +5,6 @@ one knows keys again, one can be asked, one can neither. Processes die, freeze a
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import count
 from math import fsum
 from typing import Any
@@ -15,10 +14,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from flowscout.db import Claim, FailureClass, History, OracleRecord, Outcome, Ruling, Verdict
+from flowscout.db import (
+    FailureClass,
+    History,
+    HistoryFilter,
+    OracleRecord,
+    Outcome,
+    Ruling,
+    Told,
+    TrainingSet,
+    Verdict,
+)
 from flowscout.db.states import TRANSITIONS, TRIES, EvaluationState
 from flowscout.errors import LabelError, StateError
 from flowscout.testing.histories import CONFIG, PROPERTY, Scene, begin, failed, measured, result
+from flowscout.testing.history_model import ModelAttempt, ModelEvaluation, Reading, Row
 
 KEYED = OracleRecord("keyed", unit_cost_minor=100)
 ASKED = OracleRecord("asked", unit_cost_minor=70, idempotent=False, lookup=True)
@@ -27,37 +37,6 @@ ORACLES = (KEYED, ASKED, BARE)
 
 _numbers = count()
 _State = EvaluationState
-
-
-@dataclass
-class ModelEvaluation:
-    """What the model knows of an evaluation. `sure`: nobody but its oracle has said anything of it."""
-
-    id: int
-    object: str
-    oracle: OracleRecord
-    round_id: int
-    key: str
-    state: EvaluationState = _State.QUEUED
-    generation: int = 1
-    attempts: int = 0
-    failures: dict[FailureClass, int] = field(default_factory=dict)
-    failure_bills: int = 0
-    sure: bool = True
-    retried: bool = False
-
-
-@dataclass
-class ModelAttempt:
-    """What the model knows of an attempt. `running` is its state in the history, `alive` its process."""
-
-    claim: Claim
-    evaluation: ModelEvaluation
-    reserved: int
-    running: bool = True
-    alive: bool = True
-    lease_over: bool = False
-    acted: bool = False
 
 
 class HistoryMachine(RuleBasedStateMachine):
@@ -77,11 +56,12 @@ class HistoryMachine(RuleBasedStateMachine):
         self.limit, self.reserved, self.spent = limit, 0, 0
         self.evaluations: dict[int, ModelEvaluation] = {}
         self.attempts: list[ModelAttempt] = []
-        self.rows: dict[tuple[str, str], tuple[str, float]] = {}
+        self.rows: dict[Row, list[Reading]] = {}
         self.bills: dict[str, int] = {}
         self.void: set[str] = set()
-        self.conflicts, self.round, self.names = 0, 0, count()
-        self.fits: list[Any] = []
+        self.conflicts: set[tuple[Row, int, float]] = set()
+        self.round, self.names = 0, count()
+        self.fits: list[tuple[TrainingSet, list[Reading]]] = []
         self.before: dict[int, EvaluationState] = {}
         for oracle in ORACLES:
             self._propose(oracle, size=2, again=False)
@@ -97,7 +77,7 @@ class HistoryMachine(RuleBasedStateMachine):
     @rule()
     def fit(self) -> None:
         """Remember what a fit sees now."""
-        self.fits.append(self.history.measurements.training_set(self.scene.campaign.id, PROPERTY))
+        self._remember()
 
     # What workers do
 
@@ -219,18 +199,17 @@ class HistoryMachine(RuleBasedStateMachine):
         row = f"row {next(self.names)}"
         self._store("plate", row, obj, value)
         for evaluation in [e for e in self.evaluations.values() if e.object == obj]:
-            if evaluation.state is _State.UNKNOWN:
-                self._end(self._last(evaluation), spent=None)
-            evaluation.sure = evaluation.sure and evaluation.state is _State.DONE
-            evaluation.state = _State.DONE
+            self._answer(evaluation)
         assert self.scene.tell(measured(obj, value, row_id=row)).added == 1
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data(), other=st.booleans())
     def tell_again(self, data: st.DataObject, other: bool) -> None:
         """Tell a row that is known: the same changes nothing, another value is refused whole."""
-        (source, row), (obj, value) = data.draw(st.sampled_from(sorted(self.rows.items())))
-        record = measured(obj, value + 1.0 + abs(value) if other else value, source=source, row_id=row)
+        source, row = data.draw(st.sampled_from(sorted(self.rows)))
+        obj, value = data.draw(st.sampled_from([one for one in self.rows[source, row] if one[1] is not None]))
+        most = max(known for _, known in self.rows[source, row] if known is not None)
+        record = measured(obj, most + 1.0 + abs(most) if other else value, source=source, row_id=row)
         if other:
             new = measured("never stored", row_id="never stored")
             try:
@@ -239,6 +218,48 @@ class HistoryMachine(RuleBasedStateMachine):
                 return
             raise AssertionError("another value of a known row was not refused")
         assert self.scene.tell(record).added == 0
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data(), value=st.floats(-1e6, 1e6), back=st.booleans())
+    def correct(self, data: st.DataObject, value: float, back: bool) -> None:
+        """Supersede what counts of a row, by a value of its own or `back` by its first one."""
+        self._remember()
+        source, row = data.draw(st.sampled_from(sorted(self.rows)))
+        versions = self.rows[source, row]
+        obj, first = versions[0]
+        reading = (obj, first if back else value)
+        record = measured(*reading, source=source, row_id=row)
+        told = self.history.measurements.add(self.scene.campaign.id, [record], actor="ada", correct="a slip")
+        if reading == versions[-1]:
+            assert told == Told(0, 1)
+            return
+        assert told == Told(1, 0, corrected=1)
+        versions.append(reading)
+        for evaluation in self.evaluations.values():  # a stale owner's value, once corrected, is an answer
+            if source != "plate" and row in {a.claim.idempotency_key for a in self._attempts_at(evaluation)}:
+                self._answer(evaluation)
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data(), whole=st.booleans())
+    def retract(self, data: st.DataObject, whole: bool) -> None:
+        """Take back the `whole` of an object's values, or one row."""
+        self._remember()
+        chosen = data.draw(st.sampled_from(sorted(self.rows)))
+        obj = self.rows[chosen][0][0]
+        meant = [
+            versions for row, versions in self.rows.items() if versions[0][0] == obj and (whole or row == chosen)
+        ]
+        count = self.history.measurements.retract(
+            self.scene.campaign.id,
+            key=obj.upper() if whole else None,
+            row=None if whole else chosen,
+            reason="test",
+            actor="ada",
+        )
+        standing = [versions for versions in meant if versions[-1][1] is not None]
+        assert count == len(standing)
+        for versions in standing:
+            versions.append((obj, None))
 
     @precondition(lambda self: self.evaluations)
     @rule(data=st.data())
@@ -295,7 +316,7 @@ class HistoryMachine(RuleBasedStateMachine):
             self.money_is_that_of_the_ledger_and_of_the_model()
             self.nothing_is_paid_twice()
             self.every_value_is_kept_once_and_in_order()
-            self.what_is_known_is_the_mean_of_what_was_told()
+            self.what_is_known_is_the_mean_of_what_counts()
         self._snapshot = None
 
     def states_are_those_of_the_model_and_were_legal(self) -> None:
@@ -350,24 +371,32 @@ class HistoryMachine(RuleBasedStateMachine):
                 assert billed >= 1, evaluation
 
     def every_value_is_kept_once_and_in_order(self) -> None:
-        """Find every value that came among the measurements, none twice, and no hole in `seq`."""
+        """Find every value that came among the measurements, none twice, each with what supersedes it."""
         found = self._read(
-            "SELECT m.source, m.row_id, c.object, m.value, m.seq FROM measurement m "
+            "SELECT m.id, m.supersedes_id, m.source, m.row_id, c.object, m.value, m.seq FROM measurement m "
             "JOIN candidate c ON c.id = m.candidate_id WHERE m.campaign_id = :campaign ORDER BY m.seq"
         )
-        assert [row[4] for row in found] == list(range(1, len(found) + 1))
+        assert [row[-1] for row in found] == list(range(1, len(found) + 1))
         assert self._read("SELECT clock FROM campaign WHERE id = :campaign") == [(len(found),)]
-        stored = {(source, row): (obj, value) for source, row, obj, value, _ in found}
+        chains: dict[int, list[Reading]] = {}
+        stored: dict[Row, list[Reading]] = {}
+        for number, supersedes, source, row, obj, value, _ in found:
+            if supersedes is None:
+                assert (source, row) not in stored
+                chains[number] = stored[source, row] = [(obj, value)]
+            else:  # it comes after what it supersedes, which nothing else does
+                chains[number] = chains.pop(supersedes)
+                chains[number].append((obj, value))
         assert stored == self.rows
-        assert len(stored) == len(found)
         query = "SELECT COUNT(*) FROM event WHERE campaign_id = :campaign AND kind = 'conflict'"
-        assert self._read(query) == [(self.conflicts,)]
+        assert self._read(query) == [(len(self.conflicts),)]
 
-    def what_is_known_is_the_mean_of_what_was_told(self) -> None:
-        """Compare `current_value` with the mean of each object's values."""
+    def what_is_known_is_the_mean_of_what_counts(self) -> None:
+        """Compare `current_value` with the mean of each object's values that nothing supersedes."""
         values: dict[str, list[float]] = {}
-        for obj, value in self.rows.values():  # in the order of telling
-            values.setdefault(obj, []).append(value)
+        for obj, value in self._current():
+            if value is not None:
+                values.setdefault(obj, []).append(value)
         found = self._read(
             "SELECT c.object, v.value, v.count FROM current_value v JOIN candidate c ON c.id = v.candidate_id "
             "WHERE v.campaign_id = :campaign"
@@ -386,9 +415,12 @@ class HistoryMachine(RuleBasedStateMachine):
         before = self._read(query)
         self.history.measurements.rebuild_current_values(number)
         assert self._read(query) == before
-        for fit in self.fits:
+        for fit, counted in self.fits:
             again = self.history.measurements.training_set(number, PROPERTY, upto_seq=fit.upto_seq)
             assert again == fit
+            pieces = self.history.queries.iterate_history(number, HistoryFilter(upto_seq=fit.upto_seq))
+            rows = [row for piece in pieces for row in piece if not row["superseded"]]
+            assert sorted((row["object"], row["value"]) for row in rows if row["value"] is not None) == counted
 
     # The model
 
@@ -453,7 +485,10 @@ class HistoryMachine(RuleBasedStateMachine):
         return [a for a in self._alive() if not a.evaluation.oracle.idempotent]
 
     def _last(self, evaluation: ModelEvaluation) -> ModelAttempt:
-        return [a for a in self.attempts if a.evaluation is evaluation][-1]
+        return self._attempts_at(evaluation)[-1]
+
+    def _attempts_at(self, evaluation: ModelEvaluation) -> list[ModelAttempt]:
+        return [a for a in self.attempts if a.evaluation is evaluation]
 
     def _end(self, attempt: ModelAttempt, *, spent: int | None) -> None:
         """Release what is reserved for an attempt and spend this much (None: what was reserved)."""
@@ -472,7 +507,8 @@ class HistoryMachine(RuleBasedStateMachine):
         for evaluation in evaluations:
             attempt, value = self._last(evaluation), _value_of(evaluation.object)
             key = evaluation.key
-            stored = self.rows.get(("oracle:assay", key), (evaluation.object, value))[1]
+            stored = self.rows.get(("oracle:assay", key), [(evaluation.object, value)])[0][1]
+            assert stored is not None
             evaluation.sure = evaluation.sure and sure
             if self.bills.get(key):
                 rows = result(attempt.claim, stored).measurements
@@ -495,10 +531,26 @@ class HistoryMachine(RuleBasedStateMachine):
         assert settled == [ruling.evaluation_id]
 
     def _store(self, source: str, row: str, obj: str, value: float) -> None:
-        """Keep a value, unless its row is known; another value of a known row is a conflict."""
-        known = self.rows.setdefault((source, row), (obj, value))
-        if known != (obj, value):
-            self.conflicts += 1
+        """Keep a value, unless any version of its row says so; another value of a known row is a conflict."""
+        versions = self.rows.setdefault((source, row), [(obj, value)])
+        if (obj, value) not in versions:
+            self.conflicts.add(((source, row), len(versions), value))
+
+    def _answer(self, evaluation: ModelEvaluation) -> None:
+        """Have an evaluation done by what a person says."""
+        if evaluation.state is _State.UNKNOWN:
+            self._end(self._last(evaluation), spent=None)
+        evaluation.sure = evaluation.sure and evaluation.state is _State.DONE
+        evaluation.state = _State.DONE
+
+    def _remember(self) -> None:
+        """Remember what a fit sees now, and which values count."""
+        fit = self.history.measurements.training_set(self.scene.campaign.id, PROPERTY)
+        self.fits.append((fit, sorted(reading for reading in self._current() if reading[1] is not None)))
+
+    def _current(self) -> list[Reading]:
+        """Return what each row says now."""
+        return [versions[-1] for versions in self.rows.values()]
 
     def _pick(self, data: st.DataObject, choices: list[Any]) -> Any:
         return choices[data.draw(st.integers(0, len(choices) - 1))]
