@@ -48,7 +48,7 @@ def events(
     as_json: AsJson = False,
 ) -> None:
     """Show the log: what happened, when, in which round, and who did it."""
-    from flowscout.loop.campaign import check_kinds
+    from flowscout.loop.campaign_questions import check_kinds
 
     kinds = kind or []
     check_kinds(kinds)
