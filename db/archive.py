@@ -7,6 +7,7 @@ ids. Export of the view `history` for notebooks belongs in `export.py`.
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from flowscout.db.database import Database, current_revision
+from flowscout.db.database import BUSY_TIMEOUT_S, Database, current_revision
 from flowscout.db.models import Artefact, Base, Campaign
 from flowscout.db.models.base import UtcDateTime
 from flowscout.db.rowfiles import (
@@ -172,9 +174,7 @@ class Archive:
         manifest = self.check(folder)
         with self._database.write() as session:
             self._refuse_known(session, manifest)
-            if session.get_bind().dialect.name == "postgresql":  # ids are given out here until this is committed
-                names = ", ".join(table.name for table in _TABLES)
-                session.execute(text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
+            _lock_tables(session)
             moves = {table.name: _last_id(session, table) for table in _TABLES}
             for table in _TABLES:
                 _insert(session, table, folder / Path(manifest["tables"][table.name]["file"]).name, moves)
@@ -307,6 +307,34 @@ def _renumbered(document: Any, moves: Mapping[str, int]) -> Any:
         else:
             made[name] = _renumbered(value, moves)
     return made
+
+
+def _lock_tables(session: Session) -> None:
+    """Let nobody else be given ids until this is committed. On SQLite there is one writer, which we are.
+
+    All tables at once or none: who waits for one table and holds another may hold up a writer who wants that one
+    and holds the first, and PostgreSQL ends one of the two.
+
+    Raises:
+        WorkError: others write without a pause.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return
+    names = ", ".join(table.name for table in _TABLES)
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            with session.begin_nested():
+                session.execute(text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE NOWAIT"))
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise WorkError(
+                    f"others wrote to this database without a pause for {BUSY_TIMEOUT_S:g} s ({error.orig}); "
+                    "nothing was written. Import when fewer work, or into a database of its own."
+                ) from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _last_id(session: Session, table: Table) -> int:

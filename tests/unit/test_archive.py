@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,24 @@ def test_nothing_half_written_is_left(sqlite_url: str, tmp_path: Path) -> None:
         assert sorted(p.name for p in tmp_path.iterdir()) == before
         with pytest.raises(ConfigError, match="is there already"):
             history.archive.write(1, tmp_path / "artefacts", artefacts=tmp_path / "artefacts")
+
+
+def test_an_import_and_a_writer_do_not_wait_for_each_other_in_a_ring(urls, tmp_path):
+    with History(urls["sqlite"]) as source:
+        fill(source, tmp_path / "from")
+        source.archive.write(source.campaigns.get("campaign").id, tmp_path / "folder", artefacts=tmp_path / "from")
+    with History(urls["postgresql"]) as target:
+        other = begin(target, name="other")
+        other.claim(other.propose(["a"]))
+        came = []
+        reading = threading.Thread(
+            target=lambda: came.append(target.archive.read(tmp_path / "folder", artefacts=tmp_path / "to"))
+        )
+        with target.database.write() as session:  # as in settling: an attempt first, the balance later
+            session.execute(text("UPDATE attempt SET message = 'settled'"))
+            reading.start()
+            time.sleep(0.5)  # the import finds the table of attempts taken, and the other tables free
+            session.execute(text("UPDATE balance SET spent_minor = 0"))
+        reading.join()
+        assert [one.campaign for one in came] == ["campaign"]
+        assert target.campaigns.get("campaign").clock == 4
