@@ -110,15 +110,15 @@ class Budgets:
         with self._database.write() as session:
             hold_lease(session, lease)
             rows = [(evaluation, cost) for evaluation, cost in session.execute(query).all()]
-            count = hand_out(session, rows, actor=lease.owner)
-            for place, (evaluation, cost) in enumerate(rows[count:]):
+            beyond = hand_out(session, rows, actor=lease.owner)
+            for place, (evaluation, cost) in enumerate(beyond):
                 evaluation.state = EvaluationState.CANCELLED
                 detail = {"evaluation_id": evaluation.id, "reason": "budget"}
                 if place == 0:
-                    first = {"evaluation_id": evaluation.id, "cost_minor": cost}
+                    first: dict[str, object] = {"evaluation_id": evaluation.id, "cost_minor": cost}
                     _log(session, evaluation, EventKind.BUDGET_EXHAUSTED, actor=lease.owner, detail=first)
                 _log(session, evaluation, EventKind.EVALUATION_CANCELLED, actor=lease.owner, detail=detail)
-            return count
+            return len(rows) - len(beyond)
 
     def audit(self, campaign_id: int) -> list[str]:
         """Return every way in which balance, ledger and calls do not agree; none is as it should be."""

@@ -164,25 +164,26 @@ class Experiments:
         """
         with self._database.write() as session:
             lock_campaign(session, campaign_id)
-            new = 0
+            query = (
+                select(Candidate.key, Evaluation)
+                .join(Candidate, Candidate.id == Evaluation.candidate_id)
+                .where(Candidate.campaign_id == campaign_id)
+                .order_by(Evaluation.id)
+                .with_for_update(of=Evaluation, key_share=True)
+            )
+            found: dict[str, list[Evaluation]] = {key: [] for key in objects}
+            for chunk in chunks(objects):  # all of them are locked before the balance
+                for key, row in session.execute(query.where(Candidate.key.in_(chunk))):
+                    found[key].append(row)
             for key, text in objects.items():
-                query = (
-                    select(Evaluation)
-                    .join(Candidate, Candidate.id == Evaluation.candidate_id)
-                    .where(Candidate.campaign_id == campaign_id, Candidate.key == key)
-                    .order_by(Evaluation.id)
-                    .with_for_update(of=Evaluation, key_share=True)
-                )
-                found = session.scalars(query).all()
-                _refuse_to_cancel(found, text)
-                for row in found:
-                    if row.state is EvaluationState.QUEUED:
-                        row.state = EvaluationState.CANCELLED
-                        hand_on(session, row, None)
-                        detail = {"evaluation_id": row.id, "reason": reason}
-                        add_event(session, campaign_id, "evaluation_cancelled", actor=actor, detail=detail)
-                        new += 1
-            return new
+                _refuse_to_cancel(found[key], text)
+            waiting = [row for rows in found.values() for row in rows if row.state is EvaluationState.QUEUED]
+            for row in waiting:
+                row.state = EvaluationState.CANCELLED
+                hand_on(session, row, None)
+                detail = {"evaluation_id": row.id, "reason": reason}
+                add_event(session, campaign_id, "evaluation_cancelled", actor=actor, detail=detail)
+            return len(waiting)
 
     def affordable(self, campaign_id: int, cost_minor: int) -> bool:
         """Return whether the balance reaches for one more call at this price."""

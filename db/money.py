@@ -125,19 +125,21 @@ def pay_for_told(session: Session, evaluation_ids: Sequence[int], *, actor: str)
             add_event(session, evaluation.campaign_id, kind, actor=actor, detail=detail)
 
 
-def hand_out(session: Session, evaluations: Sequence[tuple[Evaluation, int]], *, actor: str) -> int:
+def hand_out(
+    session: Session, evaluations: Sequence[tuple[Evaluation, int]], *, actor: str
+) -> list[tuple[Evaluation, int]]:
     """Reserve the prices of evaluations that people will make, in order, as far as the budget goes.
 
-    Returns of how many. What is reserved already is not reserved again.
+    Returns those that it does not reach. What is reserved already stays so, whatever the limit has become.
     """
     known = handed_out_for(session, [evaluation.id for evaluation, _ in evaluations])
-    costs = [0 if evaluation.id in known else cost for evaluation, cost in evaluations]
-    if not evaluations:
-        return 0
-    count = reserve(session, evaluations[0][0].campaign_id, costs, actor=actor)
-    for (evaluation, _), cost in zip(evaluations[:count], costs, strict=False):
+    new = [(evaluation, cost) for evaluation, cost in evaluations if evaluation.id not in known]
+    if not new:
+        return []
+    count = reserve(session, new[0][0].campaign_id, [cost for _, cost in new], actor=actor)
+    for evaluation, cost in new[:count]:
         book(session, evaluation, None, LedgerKind.RESERVE, cost)
-    return count
+    return new[count:]
 
 
 def hand_on(session: Session, gone: Evaluation, heir: Evaluation | None) -> None:

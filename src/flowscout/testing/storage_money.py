@@ -1,5 +1,7 @@
 """What a storage guarantees of money: the balance is its ledger, and nobody spends beyond the limit unseen."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -154,6 +156,28 @@ class MoneyContract(HistoryFixtures):
         assert kinds(poor_scene, *wanted) == ["budget_exhausted", "evaluation_cancelled", "evaluation_cancelled"]
         poor_scene.tell(measured("d"))
         assert sound(poor_scene) == (200, 0)
+
+    def test_what_was_handed_out_stays_so_when_the_limit_falls_below_it(self, scene: Scene) -> None:
+        assert hand_out(scene, ["a", "b"]) == 2
+        scene.history.campaigns.register(
+            "campaign", CONFIG, objectives=[], seed=None, limit_minor=150, actor="test"
+        )
+        record = scene.history.rounds.get(scene.campaign.id, 1)
+        assert scene.history.budgets.hand_out(scene.lease, record.id) == 2
+        assert scene.states() == ["queued", "queued"]
+        assert sound(scene) == (200, 0)
+
+    def test_cancelling_waits_for_a_claim_without_holding_the_balance(self, scene: Scene) -> None:
+        hand_out(scene, ["a", "b"])
+        cancel, keys = scene.history.experiments.cancel, {"A": "a", "B": "b"}
+        with ThreadPoolExecutor(1) as pool, scene.history.database.write() as session:
+            last = "(SELECT max(id) FROM evaluation)"
+            session.execute(text(f"UPDATE evaluation SET generation = 1 WHERE id = {last}"))  # noqa: S608
+            done = pool.submit(cancel, scene.campaign.id, keys, reason="no stock", actor="me")
+            time.sleep(0.3)  # until it waits for the second evaluation
+            session.execute(text("UPDATE balance SET spent_minor = 0"))
+        assert done.result() == 2
+        assert sound(scene) == (0, 0)
 
     def test_a_veto_hands_the_money_on_with_the_place(self, scene: Scene) -> None:
         record = scene.train()
