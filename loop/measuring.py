@@ -9,6 +9,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from flowscout.db import Claim, FailureClass, MeasurementRecord, Outcome, Qualifier
@@ -99,8 +100,8 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
             source=source_of(name),
             row_id=key,
             qualifier=Qualifier(result.qualifier),
-            sem=result.sem if _is_finite(result.sem) else None,
-            n=result.n if isinstance(result.n, int) else None,
+            sem=_number(result.sem),
+            n=int(result.n) if isinstance(result.n, numbers.Integral) else None,
             unit=None if unit is None else str(unit)[:MAX_UNIT],
             as_run=_as_json(result.as_run),
         )
@@ -117,7 +118,12 @@ def source_of(oracle: str) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+    return isinstance(value, numbers.Real | Decimal) and math.isfinite(value)
+
+
+def _number(value: Any) -> float | None:
+    """Return a plain number, as every database driver knows it; None where there is none."""
+    return float(value) if _is_finite(value) else None
 
 
 def _minor(cost_usd: Any) -> int | None:

@@ -107,3 +107,22 @@ def test_a_value_in_another_unit_than_the_campaigns_fails_alone_and_is_paid(run)
     assert found == [["score", 2.0, "nM"], ["mass", 9.0, "Da"], ["score", 3.0, ""], ["score", 3.0, ""]]
     [message] = campaign.sql("SELECT message FROM attempt WHERE message IS NOT NULL")["message"]
     assert "'score' = 1 in 'uM', expected 'nM'" in message
+
+
+def test_numbers_of_other_libraries_are_stored_and_booked(run) -> None:
+    campaign, _ = run(
+        "@oracle(cost_usd=2, idempotent=False)",
+        "import numpy as np\n    from decimal import Decimal\n"
+        "    return [\n"
+        "        Result({'score': np.float32(1)}, sem=np.float32(0.5), n=np.int64(3), cost_usd=np.float32(.25)),\n"
+        "        Result(values={'score': Decimal(2)}, sem=Decimal('0.5'), n=3, cost_usd=Decimal('12.34')),\n"
+        "        Result(values={'score': 3.0}, cost_usd=Decimal('NaN')),\n"
+        "        Result(values={'score': 4.0}, cost_usd=0.29),\n"
+        "    ]",
+    )
+    rows = campaign.history().sort_values("value")
+    assert rows["value"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert rows["sem"].tolist()[:2] == [0.5, 0.5]
+    assert rows["n"].tolist()[:2] == [3, 3]
+    assert rows["cost_minor"].tolist() == [25, 1234, 200, 29]
+    assert campaign.status().spent_minor == 1488
