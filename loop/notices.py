@@ -6,6 +6,7 @@ kept in `db.deliveries`.
 
 import hashlib
 import hmac
+import http.client
 import json
 import logging
 import os
@@ -197,7 +198,7 @@ def _post(url: str, body: bytes, event: EventRecord, *, secret_env: str | None, 
     except urllib.error.HTTPError as error:
         error.close()
         raise NoticeError(f"webhook at {host} answered {error.code}, expected 2xx.") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:  # the latter: it answered, and not in HTTP
         raise NoticeError(f"webhook at {host} did not answer: {getattr(error, 'reason', error)}.") from error
 
 

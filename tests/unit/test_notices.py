@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import socket
 import sys
 import threading
 import time
@@ -198,6 +199,25 @@ def test_a_redirect_is_a_failure(start, receiver):
     measure(campaign)
     [failure] = campaign.events(kind="notice_failed")["detail"]
     assert failure["error"] == "webhook at 127.0.0.1 answered 302, expected 2xx."
+
+
+def test_an_answer_that_is_no_http_is_a_failure(start, tmp_path):
+    def answer():
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"220 mail ready\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/hook"
+        campaign = start({"on": ["round_complete"], "webhook": url}, hook(KEEP))
+        measure(campaign)
+        thread.join()
+    [failure] = campaign.events(kind="notice_failed")["detail"]
+    assert "webhook at 127.0.0.1 did not answer: 220 mail ready" in failure["error"]
+    assert "round_complete" in [one["kind"] for one in told(tmp_path)]
 
 
 def test_hooks_are_told_while_a_round_still_runs(start, tmp_path, monkeypatch):
