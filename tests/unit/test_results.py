@@ -217,7 +217,8 @@ def test_a_person_corrects_and_retracts_from_the_command_line(path, tmp_path, ca
     said = command(capsys, "retract", path, "--source", "t.csv", "--row", "A1", "--reason", "wrong well").out
     assert "1 values taken back" in said
     assert json.loads(command(capsys, "best", path, "--json").out) == []
-    assert "expected either an object" in command(capsys, "retract", path, "--reason", "x", code=2).err
+    for odd in ([], ["AAAA", "--source", "t.csv"], ["--row", "A1"], ["AAAA", "--source", "t.csv", "--row", "A1"]):
+        assert "expected either an object" in command(capsys, "retract", path, *odd, "--reason", "x", code=2).err
     assert "conflicts in binders: nothing yet" in command(capsys, "conflicts", path).out
     assert (
         "no conflict 7 is open"

@@ -30,6 +30,11 @@ def retract(
     """Take values back: of an object, or of one row. Nothing is deleted; nothing learns from them any more."""
     from flowscout.loop.campaign import Campaign
 
+    if (source is None) != (row is None) or (obj is not None and source is not None):
+        raise ConfigError(
+            "expected either an object, all of whose values are taken back, or --source and --row together; "
+            "nothing was retracted. Give one."
+        )
     with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
         count = found.retract(obj, source=source, row_id=row, reason=reason, actor=actor)
     if as_json:
