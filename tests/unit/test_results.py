@@ -236,6 +236,8 @@ def test_a_person_sees_and_sets_the_budget(path, capsys):
     assert "a limit of 7.00 came, expected at least 8.00" in said
     command(capsys, "budget", path, "--set", "50.5", "--reason", "a grant")
     assert "0.00 of 50.50 USD spent, 8.00 reserved" in command(capsys, "budget", path).out
+    for odd in ("12.345", "-1", "1e400", "1e30", "nan", "much"):
+        assert "expected US dollars in whole cents" in command(capsys, "budget", path, f"--set={odd}", code=2).err
     said = command(capsys, "budget", path, "--set", "60", code=2).err
     assert "without a reason" in said
     events = json.loads(command(capsys, "events", path, "--kind", "budget_set", "--json").out)

@@ -11,6 +11,9 @@ from flowscout.cli.output import print_json, print_rows, say
 from flowscout.db import BudgetRecord
 from flowscout.errors import ConfigError
 
+MOST_USD = 10**12
+"""A larger limit is none: what is counted in cents fits a column of 64 bits, and a float is exact."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
@@ -65,8 +68,10 @@ def _amount(text: str) -> float | None:
         found = Decimal(text)
     except InvalidOperation:
         found = Decimal("NaN")
-    if not found.is_finite() or found < 0:
-        raise ConfigError(f"a limit of {text!r} came, expected US dollars, such as 500 or 499.50, or `none`.")
+    if not found.is_finite() or not 0 <= found <= MOST_USD or found * 100 != int(found * 100):
+        raise ConfigError(
+            f"a limit of {text!r} came, expected US dollars in whole cents, such as 500 or 499.50, or `none`."
+        )
     return float(found)
 
 
