@@ -36,6 +36,7 @@ from sqlalchemy.orm import Session
 from flowscout.db.candidates import candidate_ids, chunks, insert_for
 from flowscout.db.database import Database, to_json
 from flowscout.db.events import EventKind, add_event
+from flowscout.db.fastrows import load_rows
 from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Campaign, Candidate, CurrentValue, Evaluation, Measurement, Objective
 from flowscout.db.money import pay_for_told
@@ -354,15 +355,7 @@ def _load(session: Session, start: int, batch: Sequence[MeasurementRecord]) -> N
                 record.row_id,
             )
         )
-    names = ", ".join(f'"{column.name}"' for column in _STAGED.columns)
-    connection: Any = session.connection().connection.driver_connection
-    if session.get_bind().dialect.name == "sqlite":
-        marks = ", ".join("?" * len(_STAGED.columns))
-        connection.executemany(f"INSERT INTO {_STAGED.name} ({names}) VALUES ({marks})", rows)  # noqa: S608
-        return
-    with connection.cursor() as cursor, cursor.copy(f"COPY {_STAGED.name} ({names}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row(row)
+    load_rows(session, _STAGED.name, [column.name for column in _STAGED.columns], rows)
 
 
 def _record(row: Any) -> MeasurementRecord:

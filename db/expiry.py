@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 from flowscout.db import owners
 from flowscout.db.campaigns import add_event, lock_campaign
 from flowscout.db.candidates import chunks
-from flowscout.db.models import Attempt, Campaign, Candidate, Evaluation, Measurement, Oracle, Round, utc_now
+from flowscout.db.models import Attempt, Candidate, Evaluation, Measurement, Oracle, Round, utc_now
 from flowscout.db.money import last_attempt, outstanding, pay
-from flowscout.db.queueing import idempotency_key
+from flowscout.db.queueing import key_of
 from flowscout.db.recording import insert_measurements
-from flowscout.db.records import OracleRecord, Ruling, UnknownRecord
+from flowscout.db.records import Ruling, UnknownRecord
 from flowscout.db.states import TRIES, AttemptState, EvaluationState, FailureClass, Verdict, sources_of
 from flowscout.errors import StateError
 
@@ -206,7 +206,7 @@ def _apply(
         )
     elif ruling.verdict is Verdict.NEVER:
         attempt.cost_minor = pay(session, evaluation, attempt.id, cost=0)
-        detail["generation"] = _next_generation(session, evaluation, oracle)
+        detail["generation"] = _next_generation(session, evaluation)
         set_state(session, evaluation.id, EvaluationState.QUEUED)
     else:
         # With a key the second call costs nothing; without one nobody can say that the first was not paid for.
@@ -216,15 +216,10 @@ def _apply(
     return detail | {"cost_minor": attempt.cost_minor}
 
 
-def _next_generation(session: Session, evaluation: Evaluation, oracle: Oracle) -> int:
+def _next_generation(session: Session, evaluation: Evaluation) -> int:
     """Give an evaluation another key, as its call has never happened; return the generation."""
-    uuid = session.scalars(select(Campaign.uuid).where(Campaign.id == evaluation.campaign_id)).one()
-    key = session.scalars(select(Candidate.key).where(Candidate.id == evaluation.candidate_id)).one()
-    called = OracleRecord(oracle.name, version=oracle.version, fidelity=oracle.fidelity)
     evaluation.generation += 1
-    evaluation.idempotency_key = idempotency_key(
-        uuid, key, called, replicate=evaluation.replicate, generation=evaluation.generation
-    )
+    evaluation.idempotency_key = key_of(session, evaluation)
     session.flush()
     return evaluation.generation
 

@@ -24,13 +24,17 @@ def insert_rows(session: Session, model: type[DeclarativeBase], rows: Sequence[M
         cells = [row[name] for row in rows]
         process = column.type.dialect_impl(dialect).bind_processor(dialect)
         made.append(cells if process is None else list(map(process, cells)))
-    values = list(zip(*made, strict=True))
-    names = ", ".join(f'"{column.name}"' for column in columns)
+    load_rows(session, table.name, [column.name for column in columns], list(zip(*made, strict=True)))
+
+
+def load_rows(session: Session, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Load cells as the driver takes them, in the order of `columns`, within the session's transaction."""
+    names = ", ".join(f'"{column}"' for column in columns)
     connection: Any = session.connection().connection.driver_connection
-    if dialect.name == "sqlite":
+    if session.get_bind().dialect.name == "sqlite":
         marks = ", ".join("?" * len(columns))
-        connection.executemany(f'INSERT INTO "{table.name}" ({names}) VALUES ({marks})', values)  # noqa: S608
+        connection.executemany(f'INSERT INTO "{table}" ({names}) VALUES ({marks})', rows)  # noqa: S608
         return
-    with connection.cursor() as cursor, cursor.copy(f'COPY "{table.name}" ({names}) FROM STDIN') as copy:
-        for row in values:
+    with connection.cursor() as cursor, cursor.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
+        for row in rows:
             copy.write_row(row)

@@ -53,7 +53,7 @@ def outstanding(session: Session, attempt_ids: Sequence[int]) -> dict[int, int]:
     """Return what is reserved for attempts, at the price of the day each began, and not yet released."""
     found: dict[int, int] = {}
     for chunk in chunks(attempt_ids):
-        query = select(Ledger.attempt_id, func.sum(_signed())).where(Ledger.attempt_id.in_(chunk))
+        query = select(Ledger.attempt_id, func.sum(signed())).where(Ledger.attempt_id.in_(chunk))
         for number, amount in session.execute(query.group_by(Ledger.attempt_id)):
             assert number is not None  # asked for by number
             found[number] = int(amount)
@@ -158,7 +158,7 @@ def handed_out_for(session: Session, evaluation_ids: Sequence[int]) -> dict[int,
     """Return what is reserved for evaluations that people were asked to make, where anything is."""
     found: dict[int, int] = {}
     for chunk in chunks(evaluation_ids):
-        query = select(Ledger.evaluation_id, func.sum(_signed())).where(
+        query = select(Ledger.evaluation_id, func.sum(signed())).where(
             Ledger.evaluation_id.in_(chunk), Ledger.attempt_id.is_(None)
         )
         for number, amount in session.execute(query.group_by(Ledger.evaluation_id)):
@@ -209,7 +209,7 @@ def audit(session: Session, campaign_id: int) -> list[str]:
     ):
         if stored != booked:
             wrong.append(f"the balance has {stored} {name}, the ledger adds up to {booked}")
-    open_amount = func.sum(_signed())
+    open_amount = func.sum(signed())
     held = (
         select(Ledger.evaluation_id, Ledger.attempt_id, Attempt.state, Evaluation.state, open_amount)
         .outerjoin(Attempt, Attempt.id == Ledger.attempt_id)
@@ -230,11 +230,11 @@ def audit(session: Session, campaign_id: int) -> list[str]:
 
 def _sums(session: Session, where: ColumnElement[bool]) -> dict[str, int]:
     spent = case((Ledger.kind == LedgerKind.SPEND, Ledger.amount_minor), else_=0)
-    row: Any = session.execute(select(func.sum(_signed()), func.sum(spent)).where(where)).one()
+    row: Any = session.execute(select(func.sum(signed()), func.sum(spent)).where(where)).one()
     return {"reserved": int(row[0] or 0), "spent": int(row[1] or 0)}
 
 
-def _signed() -> ColumnElement[int]:
+def signed() -> ColumnElement[int]:
     """Return what a ledger row adds to what is reserved."""
     return case(
         (Ledger.kind == LedgerKind.RESERVE, Ledger.amount_minor),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, and_, case, func, select
+from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from flowscout.db.asking import CHUNK, EVERYTHING, AsOf, HistoryFilter, cut_off, iterate_rows, values_at
@@ -27,8 +27,9 @@ from flowscout.db.models import (
     Round,
     SamplerRun,
 )
+from flowscout.db.money import signed
 from flowscout.db.readonly import ROW_LIMIT, TIMEOUT_S, Answer, ask_sql
-from flowscout.db.states import CampaignState, EvaluationState, LedgerKind, RoundState
+from flowscout.db.states import CampaignState, EvaluationState, RoundState
 from flowscout.db.training import is_superseded
 
 
@@ -279,12 +280,7 @@ def _waiting(session: Session, campaign_id: int) -> list[WaitingRow]:
     last = (
         select(func.max(later.number)).where(later.evaluation_id == Evaluation.id).correlate(Evaluation)
     ).scalar_subquery()
-    change = case(
-        (Ledger.kind == LedgerKind.RESERVE, Ledger.amount_minor),
-        (Ledger.kind == LedgerKind.RELEASE, -Ledger.amount_minor),
-        else_=0,
-    )
-    reserved = select(func.coalesce(func.sum(change), 0)).where(Ledger.evaluation_id == Evaluation.id)
+    reserved = select(func.coalesce(func.sum(signed()), 0)).where(Ledger.evaluation_id == Evaluation.id)
     query = (
         select(Evaluation, Candidate.object, Round.number, Oracle.name, Attempt, reserved.scalar_subquery())
         .join(Candidate, Candidate.id == Evaluation.candidate_id)

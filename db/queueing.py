@@ -24,6 +24,15 @@ def idempotency_key(campaign_uuid: str, key: str, oracle: OracleRecord, *, repli
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def key_of(session: Session, evaluation: Evaluation) -> str:
+    """Return the key that an evaluation's attempts send, by its replicate and generation."""
+    uuid = session.scalars(select(Campaign.uuid).where(Campaign.id == evaluation.campaign_id)).one()
+    key = session.scalars(select(Candidate.key).where(Candidate.id == evaluation.candidate_id)).one()
+    oracle = session.get_one(Oracle, evaluation.oracle_id)
+    called = OracleRecord(oracle.name, version=oracle.version, fidelity=oracle.fidelity)
+    return idempotency_key(uuid, key, called, replicate=evaluation.replicate, generation=evaluation.generation)
+
+
 def queue_evaluations(
     session: Session,
     record: RoundRecord,

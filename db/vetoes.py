@@ -15,10 +15,10 @@ from flowscout.db.candidates import candidate_ids
 from flowscout.db.database import Database
 from flowscout.db.events import add_event
 from flowscout.db.locks import lock_campaign
-from flowscout.db.models import Approval, Campaign, Candidate, Evaluation, Measurement, Oracle, Proposal, Round
+from flowscout.db.models import Approval, Candidate, Evaluation, Measurement, Proposal, Round
 from flowscout.db.money import hand_on
-from flowscout.db.queueing import idempotency_key
-from flowscout.db.records import OracleRecord, VetoRecord
+from flowscout.db.queueing import key_of
+from flowscout.db.records import VetoRecord
 from flowscout.db.states import ApprovalDecision, Decision, EvaluationState
 from flowscout.errors import StateError
 
@@ -166,18 +166,16 @@ def _next_best(round_id: int) -> Select[Any]:
 
 def _queued(session: Session, like: Evaluation, candidate: Candidate) -> Evaluation:
     """Return the evaluation of a candidate by the same oracle."""
-    oracle = session.get_one(Oracle, like.oracle_id)
-    uuid = session.scalars(select(Campaign.uuid).where(Campaign.id == like.campaign_id)).one()
-    called = OracleRecord(oracle.name, version=oracle.version, fidelity=oracle.fidelity)
-    key = idempotency_key(uuid, candidate.key, called, replicate=like.replicate, generation=1)
-    return Evaluation(
+    made = Evaluation(
         campaign_id=like.campaign_id,
         round_id=like.round_id,
         candidate_id=candidate.id,
         oracle_id=like.oracle_id,
         replicate=like.replicate,
-        idempotency_key=key,
+        generation=1,
     )
+    made.idempotency_key = key_of(session, made)
+    return made
 
 
 def _occupant(session: Session, candidate_id: int) -> str | None:
