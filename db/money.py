@@ -219,11 +219,12 @@ def audit(session: Session, campaign_id: int) -> list[str]:
         .having(open_amount != 0)
     )
     ended = (AttemptState.SUCCEEDED, AttemptState.FAILED)
+    over = (EvaluationState.DONE, EvaluationState.CANCELLED)
     for evaluation_id, attempt_id, attempt, evaluation, amount in session.execute(held):
         what = f"evaluation {evaluation_id}" if attempt_id is None else f"attempt {attempt_id}"
         if amount < 0:
             wrong.append(f"{what} was released {-amount} more than was reserved for it")
-        elif attempt in ended or (attempt is None and evaluation is EvaluationState.DONE):
+        elif attempt in ended or (attempt is None and evaluation in over):
             wrong.append(f"{what} is over, and {amount} is still reserved for it")
     return wrong
 

@@ -167,6 +167,13 @@ class MoneyContract(HistoryFixtures):
         assert scene.states() == ["queued", "queued"]
         assert sound(scene) == (200, 0)
 
+    def test_a_reservation_for_what_was_cancelled_is_seen(self, scene: Scene) -> None:
+        hand_out(scene, ["a"])
+        with scene.history.database.write() as session:
+            session.execute(text("UPDATE evaluation SET state = 'cancelled'"))
+        [wrong] = scene.history.budgets.audit(scene.campaign.id)
+        assert wrong.endswith("is over, and 100 is still reserved for it")
+
     def test_cancelling_waits_for_a_claim_without_holding_the_balance(self, scene: Scene) -> None:
         hand_out(scene, ["a", "b"])
         cancel, keys = scene.history.experiments.cancel, {"A": "a", "B": "b"}
