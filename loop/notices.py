@@ -198,8 +198,10 @@ def _post(url: str, body: bytes, event: EventRecord, *, secret_env: str | None, 
     except urllib.error.HTTPError as error:
         error.close()
         raise NoticeError(f"webhook at {host} answered {error.code}, expected 2xx.") from error
-    except (OSError, http.client.HTTPException) as error:  # the latter: it answered, and not in HTTP
+    except OSError as error:
         raise NoticeError(f"webhook at {host} did not answer: {getattr(error, 'reason', error)}.") from error
+    except http.client.HTTPException as error:  # its message may hold parts of the address
+        raise NoticeError(f"webhook at {host} did not speak HTTP ({type(error).__name__}).") from error
 
 
 def _name(section: NotifySection) -> str:

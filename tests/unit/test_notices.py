@@ -104,6 +104,7 @@ def test_what_a_killed_process_did_not_tell_is_told_later(start, tmp_path, monke
         (hook("import sys; sys.exit('the printer is on fire')"), "ended with code 1: the printer is on fire"),
         ({"on": ROUNDS, "command": ["no-such-program"]}, "command 'no-such-program' cannot be started"),
         ({"on": ROUNDS, "webhook": "http://127.0.0.1:9/token"}, "webhook at 127.0.0.1 did not answer"),
+        ({"on": ROUNDS, "webhook": "http://me:token@127.0.0.1/"}, "webhook at 127.0.0.1 did not speak HTTP"),
         (
             {"on": ROUNDS, "webhook": "http://127.0.0.1:9/token", "secret_env": "NOT_SET_ANYWHERE"},
             "variable NOT_SET_ANYWHERE is not set",
@@ -216,7 +217,7 @@ def test_an_answer_that_is_no_http_is_a_failure(start, tmp_path):
         measure(campaign)
         thread.join()
     [failure] = campaign.events(kind="notice_failed")["detail"]
-    assert "webhook at 127.0.0.1 did not answer: 220 mail ready" in failure["error"]
+    assert "webhook at 127.0.0.1 did not speak HTTP (BadStatusLine)" in failure["error"]
     assert "round_complete" in [one["kind"] for one in told(tmp_path)]
 
 
