@@ -146,7 +146,7 @@ def apply_rulings(
     lock_campaign(session, campaign_id)
     lock_rows(session, Evaluation, [ruling.evaluation_id for ruling in rulings])
     settled = []
-    for ruling in rulings:
+    for ruling in sorted(rulings, key=lambda ruling: ruling.evaluation_id):  # as all others lock attempts
         evaluation = session.get_one(Evaluation, ruling.evaluation_id, populate_existing=True)
         complaint = _not_the_call(session, evaluation, ruling, campaign_id)
         if complaint is not None:

@@ -101,9 +101,10 @@ class CampaignResults(CampaignQuestions):
         """
         bench = self._bench
         row = None if source is None or row_id is None else (source, row_id)
-        if (obj is None) == (row is None):
+        if (obj is None) == (row is None) or (obj is not None and (source, row_id) != (None, None)):
             raise ConfigError(
-                "expected either an object or a source and a row id; nothing was retracted. Give one."
+                "expected either an object, all of whose values are taken back, or a source with a row id; "
+                "nothing was retracted. Give one of the two."
             )
         why = check_reason(reason, what="retraction")
         key = None if obj is None else _key(bench, obj)

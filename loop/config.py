@@ -22,6 +22,10 @@ EXHAUSTIVE_LIMIT = 2**20
 """The most objects that an exhaustive proposer scores: all of 10 letters of DNA, or a list of a million."""
 
 
+MAX_USD = 1e12
+"""The largest price or budget: in cents it is a whole number that every database and float64 hold exactly."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -74,7 +78,7 @@ class TableSection(_Section):
     path: str
     object: str | None = None
     value: str | None = None
-    cost_usd: float = Field(default=0.0, ge=0)
+    cost_usd: float = Field(default=0.0, ge=0, le=MAX_USD)
 
 
 class CallableSection(_Section):
@@ -82,7 +86,7 @@ class CallableSection(_Section):
 
     type: Literal["callable"]
     function: str
-    cost_usd: float | None = Field(default=None, ge=0)
+    cost_usd: float | None = Field(default=None, ge=0, le=MAX_USD)
 
 
 class LabSection(_Section):
@@ -90,7 +94,7 @@ class LabSection(_Section):
 
     type: Literal["lab"]
     name: str = "lab"
-    cost_usd: float = Field(default=0.0, ge=0)
+    cost_usd: float = Field(default=0.0, ge=0, le=MAX_USD)
 
 
 SURROGATES = ("auto", "gp", "linear", "ensemble", "svgp")
@@ -240,7 +244,7 @@ class BudgetSection(_Section):
     """When to stop: after so many rounds, or when so much is spent (in US dollars)."""
 
     rounds: int = Field(ge=1)
-    cost: float | None = Field(default=None, ge=0)
+    cost: float | None = Field(default=None, ge=0, le=MAX_USD)
 
 
 SpaceSection = Annotated[SequenceSection | CatalogueSection, Field(discriminator="type")]

@@ -104,6 +104,11 @@ def test_batch_as_large_as_the_space_is_allowed():
     assert parse_campaign(text, name="x").batch.size == 1024
 
 
+@pytest.mark.parametrize("cost", [".inf", "1.0e+30", "-1"])
+def test_a_budget_that_no_database_can_hold_is_refused(cost):
+    assert "budget.cost" in said(changed("{rounds: 3}", f"{{rounds: 3, cost: {cost}}}"))
+
+
 def test_batch_larger_than_any_pool_is_refused():
     message = said(changed("{size: 8}", "{size: 3001}"))
     assert "batch.size" in message

@@ -177,8 +177,10 @@ def test_what_is_retracted_may_be_asked_for_again(campaign):
     assert campaign.retract(source="plate", row_id="a", reason="contaminated") == 1
     with pytest.raises(NotFoundError, match="no value of row 'z' of 'plate'"):
         campaign.retract(source="plate", row_id="z", reason="contaminated")
-    with pytest.raises(ConfigError, match="expected either an object or a source and a row id"):
+    with pytest.raises(ConfigError, match="expected either an object, all of whose values"):
         campaign.retract(gone, source="plate", row_id="a", reason="contaminated")
+    with pytest.raises(ConfigError, match="expected either an object, all of whose values"):
+        campaign.retract(gone, source="plate", reason="contaminated")
 
 
 def test_a_laboratory_is_asked_as_far_as_the_budget_goes(campaign):
