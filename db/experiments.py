@@ -157,10 +157,11 @@ class Experiments:
     def cancel(self, campaign_id: int, objects: Mapping[str, str], *, reason: str, actor: str) -> int:
         """Cancel the queued evaluations of `objects`, texts by key, all or none; return how many are new.
 
-        Their candidates may be proposed again by a later round: a veto is for those that may not.
+        Replicates that were begun or are over stay what they are. Their candidates may be proposed again by a
+        later round: a veto is for those that may not.
 
         Raises:
-            StateError: an object awaits no measurement, or its measurement has begun or is over.
+            StateError: an object awaits no measurement, or all of its measurements have begun or are over.
         """
         with self._database.write() as session:
             lock_campaign(session, campaign_id)
@@ -291,7 +292,7 @@ def _refuse_to_cancel(found: Sequence[Evaluation], text: str) -> None:
             "`flowscout ask` and `flowscout status` tell what waits."
         )
     begun = [row for row in found if row.state not in (EvaluationState.QUEUED, EvaluationState.CANCELLED)]
-    if begun:
+    if begun and not any(row.state is EvaluationState.QUEUED for row in found):
         state = begun[0].state
         advice = {
             EvaluationState.RUNNING: "Its oracle is being called and may act: wait for the result.",

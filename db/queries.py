@@ -216,7 +216,7 @@ class Queries:
             )
 
     def pending(self, campaign_id: int) -> list[str]:
-        """Return the objects that await a measurement, in the order they were queued."""
+        """Return the objects that await measurements, each once, in the order they were queued."""
         query = (
             select(Candidate.object)
             .join(Evaluation, Evaluation.candidate_id == Candidate.id)
@@ -224,7 +224,7 @@ class Queries:
             .order_by(Evaluation.id)
         )
         with self._database.read() as session:
-            return list(session.scalars(query))
+            return list(dict.fromkeys(session.scalars(query)))
 
     def waiting(self, campaign_id: int) -> list[WaitingRow]:
         """Return each wanted measurement that is not over, in the order they were queued."""

@@ -39,41 +39,47 @@ def queue_evaluations(
     selected: Sequence[ProposalRecord],
     ids: dict[str, int],
     oracle: OracleRecord,
+    *,
+    replicates: int = 1,
 ) -> None:
-    """Queue an evaluation of each selected proposal; `ids` are those of the candidates by key.
+    """Queue so many evaluations of each selected proposal; `ids` are those of the candidates by key.
+
+    Those that were cancelled in an earlier round are queued again first.
 
     Raises:
         StateError: a candidate was given to this oracle for evaluation before.
     """
     oracle_id = ensure_oracle(session, record.campaign_id, oracle)
     candidate_ids = [ids[proposal.key] for proposal in selected]
-    again, replicates = _evaluated_before(session, record.campaign_id, candidate_ids, oracle_id)
+    again, known = _evaluated_before(session, record.campaign_id, candidate_ids, oracle_id)
     uuid = session.scalars(select(Campaign.uuid).where(Campaign.id == record.campaign_id)).one()
     rows: list[dict[str, Any]] = []
     for proposal in selected:
-        cancelled = again.get(ids[proposal.key])
-        if cancelled is not None:
-            _queue_again(session, record, cancelled)
-            continue
-        replicate = 1 + replicates.get(ids[proposal.key], 0)
-        rows.append(
-            {
-                "campaign_id": record.campaign_id,
-                "round_id": record.id,
-                "candidate_id": ids[proposal.key],
-                "oracle_id": oracle_id,
-                "replicate": replicate,
-                "generation": 1,
-                "idempotency_key": idempotency_key(uuid, proposal.key, oracle, replicate=replicate, generation=1),
-                "state": EvaluationState.QUEUED,
-            }
-        )
+        number = ids[proposal.key]
+        cancelled = again.get(number, [])[:replicates]
+        for evaluation in cancelled:
+            _queue_again(session, record, evaluation)
+        first = 1 + known.get(number, 0)
+        for replicate in range(first, first + replicates - len(cancelled)):
+            key = idempotency_key(uuid, proposal.key, oracle, replicate=replicate, generation=1)
+            rows.append(
+                {
+                    "campaign_id": record.campaign_id,
+                    "round_id": record.id,
+                    "candidate_id": number,
+                    "oracle_id": oracle_id,
+                    "replicate": replicate,
+                    "generation": 1,
+                    "idempotency_key": key,
+                    "state": EvaluationState.QUEUED,
+                }
+            )
     insert_rows(session, Evaluation, rows)  # in their order: evaluation ids follow the ranks
 
 
 def _evaluated_before(
     session: Session, campaign_id: int, candidate_ids: Sequence[int], oracle_id: int
-) -> tuple[dict[int, Evaluation], dict[int, int]]:
+) -> tuple[dict[int, list[Evaluation]], dict[int, int]]:
     """Return the cancelled evaluations of candidates, which an earlier round had selected, by candidate.
 
     Beside it how often each was given to the oracle: one whose values were all retracted is given again.
@@ -81,7 +87,7 @@ def _evaluated_before(
     Raises:
         StateError: another is neither cancelled nor without a value that counts.
     """
-    cancelled: dict[int, Evaluation] = {}
+    cancelled: dict[int, list[Evaluation]] = {}
     replicates: dict[int, int] = {}
     for chunk in chunks(candidate_ids):
         query = select(Evaluation, Candidate.object, stands_for_a_value(campaign_id))
@@ -95,7 +101,9 @@ def _evaluated_before(
                 f"{len(evaluated)} of the selected candidates, {evaluated[0]!r} the first, were given to this "
                 "oracle for evaluation in an earlier round; propose others (`known_keys` lists these)."
             )
-        cancelled.update({row.candidate_id: row for row, *_ in rows if row.state is again})
+        for row, *_ in rows:
+            if row.state is again:
+                cancelled.setdefault(row.candidate_id, []).append(row)
         replicates.update({row.candidate_id: row.replicate for row, *_ in rows})
     return cancelled, replicates
 

@@ -77,7 +77,7 @@ def insert_measurements(
     awaited = {} if known else _awaited(session, campaign_id, sorted_out.new, ids)
     news = []
     for record in sorted_out.new:
-        belongs_to = evaluation_id if known else awaited.get((ids[record.key], record.property))
+        belongs_to = evaluation_id if known else _next(awaited, ids[record.key], record)
         news.append(New(record, ids[record.key], evaluation_id=belongs_to, attempt_id=attempt_id))
     rows = write_rows(session, campaign_id, news, actor=actor, settles=settles, told=not known)
     stored = {(row.source, row.row_id, row.property): row for row in rows}
@@ -106,7 +106,7 @@ def correct_measurements(
     changed = _each_once(sorted_out, chains)
     awaited = _awaited(session, campaign_id, sorted_out.new, ids)
     news = [
-        New(record, ids[record.key], evaluation_id=awaited.get((ids[record.key], record.property)))
+        New(record, ids[record.key], evaluation_id=_next(awaited, ids[record.key], record))
         for record in sorted_out.new
     ]
     changes = [
@@ -397,18 +397,34 @@ def take_seq(session: Session, campaign_id: int, count: int) -> int:
 
 def _awaited(
     session: Session, campaign_id: int, records: Sequence[MeasurementRecord], ids: Mapping[str, int]
-) -> dict[tuple[int, str], int]:
-    """Return the evaluation that a told value of a candidate's property settles.
+) -> dict[tuple[int, str], dict[int, int]]:
+    """Return the evaluations that told values of a candidate's property settle, by replicate, in their order.
 
-    Only a property that the campaign wants does: a mass or a purity is no answer to what is awaited.
+    Those that were given up come last. Only a property that the campaign wants is an answer, no mass or purity.
     """
     wanted = set(session.scalars(select(Objective.property).where(Objective.campaign_id == campaign_id)))
     candidate_ids = {ids[record.key] for record in records if record.property in wanted}
-    found: dict[tuple[int, str], int] = {}
+    found: dict[tuple[int, str], dict[int, int]] = {}
+    given_up = Evaluation.state.in_((EvaluationState.CANCELLED, EvaluationState.FAILED))
     open_states = sources_of(EvaluationState.DONE)
     for chunk in chunks(sorted(candidate_ids)):
-        query = select(Evaluation.candidate_id, Evaluation.id)
+        query = select(Evaluation.candidate_id, Evaluation.replicate, Evaluation.id)
         query = query.where(Evaluation.candidate_id.in_(chunk), Evaluation.state.in_(open_states))
-        for candidate_id, evaluation_id in session.execute(query.order_by(Evaluation.replicate.desc())):
-            found.update({(candidate_id, prop): evaluation_id for prop in wanted})
+        for candidate_id, replicate, number in session.execute(query.order_by(given_up, Evaluation.replicate)):
+            for prop in wanted:
+                found.setdefault((candidate_id, prop), {})[replicate] = number
     return found
+
+
+def _next(
+    awaited: dict[tuple[int, str], dict[int, int]], candidate_id: int, record: MeasurementRecord
+) -> int | None:
+    """Return the evaluation that a told value is of: that of its replicate, else the first that is left.
+
+    Of more values than are awaited it is the last one.
+    """
+    left = awaited.get((candidate_id, record.property))
+    if not left:
+        return None
+    replicate = record.replicate if record.replicate in left else next(iter(left))
+    return left.pop(replicate) if len(left) > 1 else left[replicate]

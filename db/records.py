@@ -191,7 +191,8 @@ class UnknownRecord:
 class MeasurementRecord:
     """One value of one property of one object, and where it came from.
 
-    `source` and `row_id` are its identity: the same pair told again changes nothing.
+    `source` and `row_id` are its identity: the same pair told again changes nothing. `replicate` is which of the
+    measurements that are awaited it answers; None: the next one.
     """
 
     key: str
@@ -205,6 +206,7 @@ class MeasurementRecord:
     n: int | None = None
     unit: str | None = None
     as_run: Mapping[str, Any] | None = None
+    replicate: int | None = None
 
 
 @dataclass(frozen=True)

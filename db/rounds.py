@@ -187,8 +187,9 @@ class Rounds:
         *,
         sampler_run_id: int | None,
         oracle: OracleRecord,
+        replicates: int = 1,
     ) -> None:
-        """Store all proposals, queue an evaluation for each selected one, and move the round to proposed.
+        """Store all proposals, queue so many evaluations of each selected one, and move the round to proposed.
 
         Raises:
             StateError: a selected candidate has an evaluation already, or the round is not in training.
@@ -200,7 +201,7 @@ class Rounds:
             insert_rows(session, Proposal, rows)
             selected = [p for p in proposals if p.decision is Decision.SELECTED]
             selected.sort(key=lambda p: p.rank or 0)
-            queue_evaluations(session, record, selected, ids, oracle)
+            queue_evaluations(session, record, selected, ids, oracle, replicates=replicates)
             _advance(session, record.id, RoundState.PROPOSED, actor=lease.owner)
 
     def proposals(self, round_id: int, *, selected: bool = False) -> list[ProposalRecord]:

@@ -25,9 +25,9 @@ from flowscout.errors import StateError
 
 @dataclass(frozen=True)
 class _Place:
-    """A place of a batch whose evaluation waits to be claimed."""
+    """A place of a batch, whose evaluations all wait to be claimed."""
 
-    evaluation: Evaluation
+    evaluations: list[Evaluation]
     proposal: Proposal
 
 
@@ -56,7 +56,7 @@ class Vetoes:
             for place in places.values():  # all of them first: none takes another's place
                 _take_out(session, place, reason=reason, actor=actor)
             session.flush()
-            for key, place in sorted(places.items(), key=lambda item: item[1].evaluation.id):
+            for key, place in sorted(places.items(), key=lambda item: item[1].evaluations[0].id):
                 _refill(session, place, objects[key], reason=reason, actor=actor)
             session.flush()
             return [
@@ -97,24 +97,29 @@ def _place(session: Session, candidate_id: int | None, text: str) -> _Place:
         .order_by(Evaluation.id.desc())
         .with_for_update(of=Evaluation, key_share=True)  # against a claim, which does not lock the campaign
     )
-    row = session.execute(query).first()
-    if row is None:
+    rows = session.execute(query).all()
+    if not rows:
         raise StateError(
             f"{text!r} is in no batch, expected an object that is proposed and waits; nothing was written. "
             "`flowscout ask` lists these."
         )
-    evaluation, proposal = row
-    if evaluation.state is not EvaluationState.QUEUED:
+    proposal = rows[0][1]  # of the latest round
+    evaluations = [row for row, of in reversed(rows) if of is proposal]
+    queued = [row for row in evaluations if row.state is EvaluationState.QUEUED]
+    begun = [row for row in evaluations if row.state not in (EvaluationState.QUEUED, EvaluationState.CANCELLED)]
+    if begun or not queued:
+        state = (begun or evaluations)[0].state
         raise StateError(
-            f"the measurement of {text!r} is {evaluation.state}, expected queued: only what nobody has begun to "
-            "measure can be vetoed; nothing was written. Leave it out."
+            f"the measurement of {text!r} is {state}, expected queued: only what nobody has begun to measure can "
+            "be vetoed; nothing was written. Leave it out."
         )
-    return _Place(evaluation, proposal)
+    return _Place(queued, proposal)
 
 
 def _take_out(session: Session, place: _Place, *, reason: str, actor: str) -> None:
-    evaluation, proposal = place.evaluation, place.proposal
-    evaluation.state = EvaluationState.CANCELLED
+    proposal = place.proposal
+    for evaluation in place.evaluations:
+        evaluation.state = EvaluationState.CANCELLED
     proposal.decision, proposal.reason = Decision.VETOED, reason
     session.add(
         Approval(
@@ -129,24 +134,25 @@ def _take_out(session: Session, place: _Place, *, reason: str, actor: str) -> No
 
 def _refill(session: Session, place: _Place, text: str, *, reason: str, actor: str) -> None:
     """Give the place to the next best, if there is one, and log what was done."""
-    gone, evaluation = place.proposal, place.evaluation
-    row, queued = session.execute(_next_best(gone.round_id)).first(), None
+    gone = place.proposal
+    row = session.execute(_next_best(gone.round_id)).first()
     if row is not None:
-        heir, candidate = row
+        heir = row[0]
         heir.decision, heir.rank = Decision.SELECTED, gone.rank
         heir.reason = f"in place of {text!r}, which was vetoed: {reason}"
-        queued = _queued(session, evaluation, candidate)
-        session.add(queued)
-        session.flush()
-    hand_on(session, evaluation, queued)
+    for evaluation in place.evaluations:
+        queued = None if row is None else _queued(session, evaluation, row[1])
+        if queued is not None:
+            session.add(queued)
+            session.flush()
+        hand_on(session, evaluation, queued)
     detail = {
         "candidate_id": gone.candidate_id,
         "replaced_by": None if row is None else row[1].id,
         "reason": reason,
     }
-    add_event(
-        session, evaluation.campaign_id, "candidate_vetoed", actor=actor, round_id=gone.round_id, detail=detail
-    )
+    campaign_id = place.evaluations[0].campaign_id
+    add_event(session, campaign_id, "candidate_vetoed", actor=actor, round_id=gone.round_id, detail=detail)
     session.flush()  # the next place must not find the same heir
 
 

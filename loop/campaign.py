@@ -79,7 +79,8 @@ class Campaign(CampaignResults):
     def ask(self, n: int | None = None, *, include: Sequence[str] = ()) -> "pd.DataFrame":
         """Return the batch that is to be measured next: candidate_id, object, mean, sd, acquisition.
 
-        A batch whose results are not all told is returned again, as far as it still waits. `n` is the size
+        Where each is measured several times, there is a row for each time, and a column `replicate`. A batch
+        whose results are not all told is returned again, as far as it still waits. `n` is the size
         of a new batch, by default that of the campaign file. Your own candidates, `include`, have the first of
         its places; the others are chosen as if these were being measured.
 
@@ -112,11 +113,18 @@ class Campaign(CampaignResults):
             stages.propose(bench, number, include=own)
             stages.hand_over(bench, number)
             record = bench.history.rounds.get(bench.campaign.id, number)
-            waiting = set(bench.history.queries.pending(bench.campaign.id))
+            waiting: dict[str, list[int]] = {}
+            for row in bench.history.queries.waiting(bench.campaign.id):
+                waiting.setdefault(row.object, []).append(row.replicate)
             proposals = bench.history.rounds.proposals(record.id, selected=True)
-        columns = ["candidate_id", "object", "mean", "sd", "acquisition"]
-        rows = [{name: getattr(p, name) for name in columns} for p in proposals if p.object in waiting]
-        return pd.DataFrame(rows, columns=columns)
+        said = ["candidate_id", "object", "mean", "sd", "acquisition"]
+        rows = [
+            {"replicate": replicate} | {name: getattr(p, name) for name in said}
+            for p in proposals
+            for replicate in waiting.get(p.object, [])
+        ]
+        several = bench.config.batch.replicates > 1 or any(len(found) > 1 for found in waiting.values())
+        return pd.DataFrame(rows, columns=[*said, "replicate"] if several else said)
 
     def veto(self, objects: Sequence[str], *, reason: str, actor: str | None = None) -> "pd.DataFrame":
         """Take objects out of the batch before anybody has begun to measure them: all of them, or none.

@@ -180,10 +180,15 @@ MAX_BATCH = 3_000
 """Objects in a batch at most: no pool is larger, because joint posterior draws of it take the cube of its size."""
 
 
+MAX_REPLICATES = 100
+"""Measurements asked of one object in a round at most."""
+
+
 class BatchSection(_Section):
     """How many are measured in a round, and which share of them elsewhere than where the best lie.
 
-    `explore: early` spends half of the first rounds so, and nothing of the later ones. `drift` is the share that
+    `replicates` is how often each is measured. `explore: early` spends half of the first rounds so, and nothing of
+    the later ones. `drift` is the share that
     leaves a plateau, see `loop.drift`. `select` is how a batch is chosen from the pool; no two of it are nearer
     than `distance`, while there are others.
     """
@@ -193,6 +198,7 @@ class BatchSection(_Section):
     drift: float = Field(default=0.5, ge=0, le=1)
     select: Literal["thompson", "greedy", "dpp", "top"] = "thompson"
     distance: float | None = Field(default=None, gt=0)
+    replicates: int = Field(default=1, ge=1, le=MAX_REPLICATES)
 
     @model_validator(mode="after")
     def _distance_with_a_ranking(self) -> "BatchSection":

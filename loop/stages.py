@@ -108,7 +108,12 @@ def propose(bench: Workbench, number: int, *, include: Sequence[str] = ()) -> li
         raise StateError(f"round {number} has no trained sampler; run its stage `train` first.")
     proposals = propose_batch(bench, record, _fit_of(bench, record), run, include=include)
     bench.history.rounds.record_proposals(
-        bench.held, record, proposals, sampler_run_id=run.id, oracle=bench.oracle_record()
+        bench.held,
+        record,
+        proposals,
+        sampler_run_id=run.id,
+        oracle=bench.oracle_record(),
+        replicates=bench.config.batch.replicates,
     )
     return bench.history.rounds.proposals(record.id, selected=True)
 

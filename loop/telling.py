@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +95,9 @@ def read_labels(
         row_ids = _content_ids(objects, values, conditions, prop, first=prop.name == config.objective.name)
         for row, value in enumerate(values):
             if value is not None:
-                row_id = row_ids[row] if named is None else named[row]
-                records.append(
-                    (row, _record(objects[row], prop, value, conditions[row], source or "told", row_id))
-                )
+                row_id, replicate = (row_ids[row], None) if named is None else named[row]
+                record = _record(objects[row], prop, value, conditions[row], source or "told", row_id)
+                records.append((row, replace(record, replicate=replicate)))
     records.sort(key=lambda item: item[0])  # stable: row by row, the objective first
     empty = len(data) - len({row for row, _ in records})
     return Sheet([record for _, record in records], empty, _unread(data, rules, columns))
@@ -234,12 +233,15 @@ def _record(
     )
 
 
-def _row_ids(data: "pd.DataFrame", objects: Sequence[_Told], *, where: str) -> list[str] | None:
+def _row_ids(data: "pd.DataFrame", objects: Sequence[_Told], *, where: str) -> list[tuple[str, int | None]] | None:
     """Return what the rows are known again by: their own ids, else object and replicate; None where neither came.
+
+    Beside it the replicate that a row answers, where it says so.
 
     Raises:
         LabelError: an id is empty or comes twice, or a replicate is no whole number.
     """
+    replicates: list[int | None] = [None] * len(data)
     if "row_id" in data.columns:
         found, name = texts(data["row_id"].tolist()), "row_id"
     elif "replicate" in data.columns:
@@ -250,7 +252,8 @@ def _row_ids(data: "pd.DataFrame", objects: Sequence[_Told], *, where: str) -> l
                 f"{where}, row {wrong + 1}: replicate is {numbers[wrong]!r}, expected a whole number of at least "
                 "1; nothing was written. Number the readings of each object."
             )
-        found = [f"{_short(one.key)} replicate {int(n)}" for one, n in zip(objects, numbers, strict=True)]
+        replicates = [int(number) for number in numbers]
+        found = [f"{_short(one.key)} replicate {n}" for one, n in zip(objects, replicates, strict=True)]
         name = "replicate"
     else:
         return None
@@ -259,7 +262,7 @@ def _row_ids(data: "pd.DataFrame", objects: Sequence[_Told], *, where: str) -> l
     repeated = [row_id for row_id, count in Counter(found).items() if count > 1]
     if repeated:
         raise LabelError(f"{where} has the {name} {repeated[0]!r} more than once; give each row its own.")
-    return found
+    return list(zip(found, replicates, strict=True))
 
 
 def _short(key: str) -> str:

@@ -87,7 +87,7 @@ def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
         "objects": rules_of(config, file.folder).size,
         "objective": f"{config.objective.direction} {config.objective.name}",
         "oracle": info.name,
-        "calls": config.batch.size * config.budget.rounds,
+        "calls": config.batch.size * config.batch.replicates * config.budget.rounds,
         "sha256": file.sha256,
     }
     if as_json:
@@ -97,6 +97,7 @@ def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
     say(
         f"{config.campaign}: {found['objective']} over {found['objects']:,} objects, measured by {info.name}, "
         f"{config.budget.rounds} rounds of {config.batch.size}"
+        + (f", each {config.batch.replicates} times" if config.batch.replicates > 1 else "")
     )
 
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from flowscout.db import Decision, History, RoundRecord, RoundState, VetoRecord
+from flowscout.db import Decision, FailureClass, History, RoundRecord, RoundState, VetoRecord
 from flowscout.errors import StateError
-from flowscout.testing.histories import ORACLE, HistoryFixtures, Scene, begin, measured, proposal, result
+from flowscout.testing.histories import ORACLE, HistoryFixtures, Scene, begin, failed, measured, proposal, result
 
 TABLES = ("proposal", "evaluation", "approval", "event", "candidate")
 
 
-def propose_pool(scene: Scene) -> RoundRecord:
+def propose_pool(scene: Scene, *, replicates: int = 1) -> RoundRecord:
     """Propose a and b out of a pool in which c, then d, then e are the next best, and dispatch."""
     record = scene.train()
     pool = [
@@ -23,7 +23,9 @@ def propose_pool(scene: Scene) -> RoundRecord:
         proposal("c", acquisition=3.0),
         replace(proposal("z", acquisition=99.0), decision=Decision.DUPLICATE),
     ]
-    scene.history.rounds.record_proposals(scene.lease, record, pool, sampler_run_id=None, oracle=ORACLE)
+    scene.history.rounds.record_proposals(
+        scene.lease, record, pool, sampler_run_id=None, oracle=ORACLE, replicates=replicates
+    )
     scene.history.rounds.advance(scene.lease, record, RoundState.DISPATCHED)
     return scene.history.rounds.get(scene.campaign.id, 1)
 
@@ -132,3 +134,60 @@ class VetoContract(HistoryFixtures):
         veto(scene, "a")
         other = begin(scene.history, name="other")
         assert other.history.vetoes.keys(other.campaign.id) == set()
+
+    def test_a_veto_takes_all_replicates_of_a_place_and_the_heir_has_as_many(self, scene: Scene) -> None:
+        record = propose_pool(scene, replicates=2)
+        assert veto(scene, "a") == [VetoRecord("a", replacement="c", new=True)]
+        assert scene.states() == ["cancelled", "cancelled", "queued", "queued", "queued", "queued"]
+        claims = scene.claim(record)
+        assert [(claim.object, claim.replicate) for claim in claims] == [("b", 1), ("b", 2), ("c", 1), ("c", 2)]
+        assert len({claim.idempotency_key for claim in claims}) == 4
+        scene.settle(*(result(claim) for claim in claims))
+        with pytest.raises(StateError, match=r"the measurement of 'b' is done"):
+            veto(scene, "b")
+
+    def test_a_place_of_which_one_replicate_was_begun_cannot_be_vetoed(self, scene: Scene) -> None:
+        record = propose_pool(scene, replicates=2)
+        scene.history.experiments.claim(record.id, owner="me", limit=1)
+        with pytest.raises(StateError, match=r"the measurement of 'a' is running"):
+            veto(scene, "a")
+        assert scene.history.experiments.cancel(scene.campaign.id, {"A": "a"}, reason="no", actor="me") == 1
+        assert scene.states() == ["running", "cancelled", "queued", "queued"]
+
+    def test_replicates_are_measured_and_paid_one_by_one_and_told_in_order(self, scene: Scene) -> None:
+        record = propose_pool(scene, replicates=3)
+        scene.history.experiments.cancel(scene.campaign.id, {"B": "b"}, reason="no", actor="me")
+        [first] = scene.history.experiments.claim(record.id, owner="me", limit=1)
+        scene.settle(result(first, 1.0))
+        assert scene.history.queries.pending(scene.campaign.id) == ["a"]
+        assert scene.money() == (0, 100)
+        scene.tell(measured("a", 2.0, row_id="2"), measured("a", 6.0, row_id="3"))
+        assert scene.states() == ["done"] * 3 + ["cancelled"] * 3
+        sql = "SELECT replicate, value FROM history ORDER BY seq"
+        assert scene.rows(sql) == [(1, 1.0), (2, 2.0), (3, 6.0)]
+        [row] = scene.history.measurements.training_set(scene.campaign.id, "affinity").rows
+        assert row.value == 3.0
+
+    def test_a_value_answers_what_waits_before_what_was_given_up(self, scene: Scene) -> None:
+        record = propose_pool(scene, replicates=2)
+        [first] = scene.history.experiments.claim(record.id, owner="me", limit=1)
+        scene.settle(failed(first, FailureClass.PERMANENT))
+        scene.tell(measured("a", 2.0))
+        assert scene.states()[:2] == ["failed", "done"]
+
+    def test_a_value_that_names_its_replicate_answers_that_one(self, scene: Scene) -> None:
+        propose_pool(scene, replicates=2)
+        scene.tell(measured("a", 2.0, replicate=2), measured("b", 1.0, replicate=7))
+        assert scene.states() == ["queued", "done", "done", "queued"]
+
+    def test_cancelled_replicates_are_queued_again_before_there_are_new_ones(self, scene: Scene) -> None:
+        record = propose_pool(scene, replicates=2)
+        wanted = {"A": "a", "B": "b"}
+        assert scene.history.experiments.cancel(scene.campaign.id, wanted, reason="no", actor="me") == 4
+        scene.history.rounds.advance(scene.lease, record, RoundState.COMPLETE)
+        second = scene.train(2)
+        scene.history.rounds.record_proposals(
+            scene.lease, second, [proposal("a", 1)], sampler_run_id=None, oracle=ORACLE, replicates=3
+        )
+        sql = "SELECT replicate, round_id FROM evaluation WHERE state = 'queued' ORDER BY replicate"
+        assert scene.rows(sql) == [(1, second.id), (2, second.id), (3, second.id)]
