@@ -107,7 +107,15 @@ def test_labels_too_large_for_their_variance_are_told_with_a_way_out(tmp_path):
             campaign.ask()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "n.d."])
+def test_a_row_without_a_number_says_nothing_yet_and_is_counted(tmp_path):
+    with opened(tmp_path) as campaign:
+        first = campaign.tell(told(OBJECTS[:3], [1.0, float("nan"), 2.0]))
+        assert (first.added, first.empty) == (2, 1)
+        assert campaign.tell(told(OBJECTS[:3], [1.0, 1.5, 2.0])).added == 1
+        goes_on(campaign)
+
+
+@pytest.mark.parametrize("value", [float("inf"), "n.d."])
 def test_a_row_that_is_no_number_is_refused_by_its_place_and_nothing_is_written(tmp_path, value):
     with opened(tmp_path) as campaign:
         with pytest.raises(LabelError) as caught:
