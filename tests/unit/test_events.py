@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from flowscout import Campaign
 from flowscout.cli import events as command
 from flowscout.cli import run
-from flowscout.db import MEANINGS, EventKind, RoundState
+from flowscout.cli.output import who
+from flowscout.db import MEANINGS, EventKind, RoundState, this_owner
 from flowscout.db.states import CampaignState
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +71,12 @@ def test_the_log_is_shown_by_kind_and_time(path, capsys):
     for wrong in (["--kind", "registered"], ["--since", "yesterday"]):
         assert run(["events", str(path), *wrong]) == 2
         assert "expected" in capsys.readouterr().err
+
+
+def test_a_process_is_named_as_a_person_would_and_a_person_as_he_is():
+    assert who("bench-2") == "bench-2"
+    assert who(this_owner()).startswith(f"process {os.getpid()} on ")
+    assert "|" not in who(this_owner())
 
 
 def test_who_follows_the_log_sees_each_event_once(path, monkeypatch):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowscout.cli.campaigns import AsJson, CampaignPath, Database
-from flowscout.cli.output import cell, print_json, print_json_list, print_rows, say, warn
+from flowscout.cli.output import cell, print_json, print_json_list, print_rows, say, warn, who
 from flowscout.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _print_lineage(known: "Lineage") -> None:
             row_id=row.row_id, actor=row.actor, recorded=row.created_at,
         )  # fmt: skip
     for event in known.events:
-        say(f"{cell(event.created_at)} {event.kind} by {event.actor}: {dict(event.detail)}")
+        say(f"{cell(event.created_at)} {event.kind} by {who(event.actor)}: {dict(event.detail)}")
 
 
 def _say_made(what: str, made: Any) -> None:

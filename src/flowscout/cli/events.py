@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flowscout.cli.campaigns import AsJson, CampaignPath, Database, opened
-from flowscout.cli.output import print_json, print_rows, say
+from flowscout.cli.output import print_json, print_rows, say, who
 from flowscout.db import EventRecord, Events
 from flowscout.errors import ConfigError
 
@@ -61,7 +61,7 @@ def events(
         found = history.events.read(record.id, kinds=kinds, since=start)
     rows = [vars(event) for event in found]
     if not as_json:
-        rows = [row | {"detail": _short(row["detail"])} for row in rows]
+        rows = [row | {"actor": who(row["actor"]), "detail": _short(row["detail"])} for row in rows]
     print_rows(rows, as_json=as_json, title=f"events of {record.name}")
 
 
@@ -87,7 +87,7 @@ def _print_line(event: EventRecord, *, as_json: bool) -> None:
         sys.stdout.flush()
         return
     where = "" if event.round is None else f" round {event.round}"
-    say(f"{event.at:%Y-%m-%d %H:%M:%S}{where} {event.kind} by {event.actor} {_short(event.detail)}".rstrip())
+    say(f"{event.at:%Y-%m-%d %H:%M:%S}{where} {event.kind} by {who(event.actor)} {_short(event.detail)}".rstrip())
 
 
 def _short(detail: Any) -> str:

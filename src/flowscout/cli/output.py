@@ -88,3 +88,10 @@ def _escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+def who(actor: str) -> str:
+    """Return an actor as a person would say it: processes stand in the log by what tells them apart."""
+    from flowscout.db import describe_owner
+
+    return describe_owner(actor) if "|" in actor else actor
