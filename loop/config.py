@@ -146,9 +146,8 @@ class AcquisitionSection(_Section):
 class ProposerSection(_Section):
     """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space.
 
-    `auto` is a mixture of a GFlowNet and local search, in spaces of 10^7 objects or more the latter alone.
-    `shares` belong to a mixture; `loss`, `steps`, `anchors` and `warm_start` to a GFlowNet, `evaluations` to a
-    search, also as parts of one.
+    `auto` is a mixture of a GFlowNet and local search. `shares` belong to a mixture; `loss`,
+    `steps`, `anchors` and `warm_start` to a GFlowNet, `evaluations` to a search, also as parts of one.
     """
 
     type: Literal["auto", "gflownet", "local_search", "genetic", "exhaustive", "random", "mixture"] = "auto"

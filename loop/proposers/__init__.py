@@ -8,7 +8,7 @@ from flowscout.loop.proposers.genetic import GeneticProposer
 from flowscout.loop.proposers.gflownet import SLOPE_RANGE, GFlowNetProposer
 from flowscout.loop.proposers.local_search import LocalSearchProposer
 from flowscout.loop.proposers.mixture import MixtureProposer
-from flowscout.loop.proposers.protocol import UNIQUE_RANGE, Problem, Proposer, Samples, Trained, is_large
+from flowscout.loop.proposers.protocol import UNIQUE_RANGE, Problem, Proposer, Samples, Trained
 from flowscout.loop.proposers.uniform import RandomProposer, uniform_states
 
 __all__ = [
@@ -24,6 +24,5 @@ __all__ = [
     "RandomProposer",
     "Samples",
     "Trained",
-    "is_large",
     "uniform_states",
 ]

@@ -36,8 +36,8 @@ def campaign_text(proposer: str, length: int = 6) -> str:
     return FILE.replace("LENGTH", str(length)).replace("PROPOSER", proposer)
 
 
-def open_campaign(folder, proposer: str, length: int = 6) -> Campaign:
-    (folder / "c.yaml").write_text(campaign_text(proposer, length))
+def open_campaign(folder, proposer: str) -> Campaign:
+    (folder / "c.yaml").write_text(campaign_text(proposer))
     return Campaign.from_yaml(folder / "c.yaml")
 
 
@@ -91,18 +91,6 @@ def test_the_proposer_is_made_as_the_file_says(tmp_path, section, expected):
     with open_campaign(tmp_path, section) as campaign:
         bench = campaign.workbench
         assert make_proposer(bench, bench.config.proposer.type) == expected
-
-
-@pytest.mark.parametrize(
-    ("length", "expected"),
-    [
-        (11, MixtureProposer((GFlowNetProposer(), LocalSearchProposer()), (0.5, 0.5))),
-        (12, LocalSearchProposer()),  # 4^12 is more than 10^7
-    ],
-)
-def test_auto_is_a_mixture_and_in_large_spaces_local_search(tmp_path, length, expected):
-    with open_campaign(tmp_path, "type: auto", length) as campaign:
-        assert make_proposer(campaign.workbench, "auto") == expected
 
 
 @pytest.mark.parametrize(
