@@ -317,25 +317,31 @@ def refusal(record: MeasurementRecord, stored: Said | None) -> LabelError:
 
 
 def _row(campaign_id: int, new: New, *, seq: int, actor: str) -> Measurement:
-    record = new.record
     return Measurement(
         campaign_id=campaign_id,
         seq=seq,
         candidate_id=new.candidate_id,
         evaluation_id=new.evaluation_id,
         attempt_id=new.attempt_id,
-        property=record.property,
-        value=record.value,
-        qualifier=record.qualifier,
-        sem=record.sem,
-        n=record.n,
-        unit=record.unit,
-        as_run=None if record.as_run is None else dict(record.as_run),
         supersedes_id=None if new.supersedes is None else new.supersedes.id,
-        source=record.source,
-        row_id=record.row_id,
         actor=actor,
+        **content_of(new.record),
     )
+
+
+def content_of(record: MeasurementRecord) -> dict[str, Any]:
+    """Return what a measurement says, by the columns that hold it."""
+    return {
+        "property": record.property,
+        "value": record.value,
+        "qualifier": record.qualifier,
+        "sem": record.sem,
+        "n": record.n,
+        "unit": record.unit,
+        "as_run": None if record.as_run is None else dict(record.as_run),
+        "source": record.source,
+        "row_id": record.row_id,
+    }
 
 
 def _log_correction(session: Session, row: Measurement, new: New, *, actor: str, reason: str | None) -> None:

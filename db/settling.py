@@ -16,7 +16,7 @@ from flowscout.db.candidates import chunks, ensure_candidates
 from flowscout.db.fastrows import insert_rows
 from flowscout.db.models import Attempt, Evaluation, Ledger, Measurement, Oracle, utc_now
 from flowscout.db.money import change, outstanding
-from flowscout.db.recording import project, refuse_what_does_not_fit, take_seq
+from flowscout.db.recording import content_of, project, refuse_what_does_not_fit, take_seq
 from flowscout.db.records import MeasurementRecord, Outcome
 from flowscout.db.states import AttemptState, EvaluationState, LedgerKind, Qualifier
 from flowscout.db.versions import Identity, identity_of
@@ -176,16 +176,8 @@ def _record(session: Session, campaign_id: int, answers: Sequence[_Plain], *, ac
                     "candidate_id": ids[record.key],
                     "evaluation_id": one.outcome.claim.evaluation_id,
                     "attempt_id": one.outcome.claim.attempt_id,
-                    "property": record.property,
-                    "value": record.value,
-                    "qualifier": record.qualifier,
-                    "sem": record.sem,
-                    "n": record.n,
-                    "unit": record.unit,
-                    "as_run": None if record.as_run is None else dict(record.as_run),
-                    "source": record.source,
-                    "row_id": record.row_id,
                     "actor": actor,
+                    **content_of(record),
                 }
             )
     insert_rows(session, Measurement, rows)
