@@ -16,49 +16,15 @@ from pydantic_core import ErrorDetails
 
 from flowscout.db import EventKind, parse_url
 from flowscout.errors import ConfigError
-from flowscout.loop.spaces.alphabets import SequenceRules
+from flowscout.loop.oracle_sections import OracleSection
+from flowscout.loop.section import MAX_USD, Section
+from flowscout.loop.space_sections import CatalogueSection, SequenceSection, SpaceSection
 
 EXHAUSTIVE_LIMIT = 2**20
 """The most objects that an exhaustive proposer scores: all of 10 letters of DNA, or a list of a million."""
 
 
-MAX_USD = 1e12
-"""The largest price or budget: in cents it is a whole number that every database and float64 hold exactly."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class SequenceSection(_Section):
-    """All sequences of one length over an alphabet; `strand: double` makes a reverse complement the same."""
-
-    type: Literal["sequence"]
-    alphabet: str | list[str]
-    length: int = Field(ge=1)
-    strand: Literal["single", "double"] = "single"
-
-    @property
-    def rules(self) -> SequenceRules:
-        """What is in the space, without tensors."""
-        return SequenceRules(self.alphabet, self.length, self.strand)
-
-
-class CatalogueSection(_Section):
-    """A list that can be bought, a CSV file beside the campaign file; `object` is its column of names.
-
-    `features` are the columns that the surrogate learns from: by default every numeric one but the objective's.
-    `metric: tanimoto` is for counts and fingerprints.
-    """
-
-    type: Literal["catalogue"]
-    path: str
-    object: str | None = None
-    features: list[str] | None = Field(default=None, min_length=1)
-    metric: Literal["euclid", "tanimoto"] = "euclid"
-
-
-class PropertySection(_Section):
+class PropertySection(Section):
     """A further property that results may bring: kept and shown, and not optimised."""
 
     name: str = Field(min_length=1)
@@ -71,36 +37,10 @@ class ObjectiveSection(PropertySection):
     direction: Literal["maximize", "minimize"]
 
 
-class TableSection(_Section):
-    """Values measured before, in a CSV file beside the campaign file or shipped (`flowscout:NAME`)."""
-
-    type: Literal["table"]
-    path: str
-    object: str | None = None
-    value: str | None = None
-    cost_usd: float = Field(default=0.0, ge=0, le=MAX_USD)
-
-
-class CallableSection(_Section):
-    """A Python function, `module:function`."""
-
-    type: Literal["callable"]
-    function: str
-    cost_usd: float | None = Field(default=None, ge=0, le=MAX_USD)
-
-
-class LabSection(_Section):
-    """A laboratory: nothing is called, results are told."""
-
-    type: Literal["lab"]
-    name: str = "lab"
-    cost_usd: float = Field(default=0.0, ge=0, le=MAX_USD)
-
-
 SURROGATES = ("auto", "gp", "linear", "ensemble", "svgp")
 
 
-class SurrogateSection(_Section):
+class SurrogateSection(Section):
     """What the surrogate is. `auto` chooses and says why; `module:function` makes a user's own."""
 
     type: str = "auto"
@@ -127,7 +67,7 @@ class SurrogateSection(_Section):
         return self
 
 
-class AcquisitionSection(_Section):
+class AcquisitionSection(Section):
     """What makes a candidate worth measuring. `kappa` is of `ucb` and `q_ucb`."""
 
     type: Literal["ucb", "log_ei", "q_log_ei", "q_ucb", "mes", "thompson"] = "ucb"
@@ -143,7 +83,7 @@ class AcquisitionSection(_Section):
         return self
 
 
-class ProposerSection(_Section):
+class ProposerSection(Section):
     """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space.
 
     `auto` is a mixture of a GFlowNet and local search. `shares` belong to a mixture; `loss`,
@@ -183,7 +123,7 @@ MAX_REPLICATES = 100
 """Measurements asked of one object in a round at most."""
 
 
-class BatchSection(_Section):
+class BatchSection(Section):
     """How many are measured in a round, and which share of them elsewhere than where the best lie.
 
     `replicates` is how often each is measured. `explore: early` spends half of the first rounds so, and nothing of
@@ -222,7 +162,7 @@ NOTICES: dict[str, EventKind] = {
 """What a hook may be told of, and the event that it is. Not that a hook failed: that would go round in a ring."""
 
 
-class NotifySection(_Section):
+class NotifySection(Section):
     """Who is told when something happens: a command, or a webhook signed with a secret of the environment."""
 
     on: list[str] = Field(min_length=1)
@@ -245,32 +185,27 @@ class NotifySection(_Section):
         return self
 
 
-class BudgetSection(_Section):
+class BudgetSection(Section):
     """When to stop: after so many rounds, or when so much is spent (in US dollars)."""
 
     rounds: int = Field(ge=1)
     cost: float | None = Field(default=None, ge=0, le=MAX_USD)
 
 
-SpaceSection = Annotated[SequenceSection | CatalogueSection, Field(discriminator="type")]
-
-OracleSection = Annotated[TableSection | CallableSection | LabSection, Field(discriminator="type")]
-
-
-class CampaignConfig(_Section):
+class CampaignConfig(Section):
     """A campaign file."""
 
     campaign: str = Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     space: SpaceSection
     objectives: list[ObjectiveSection] = Field(min_length=1)
-    properties: list[PropertySection] = []
+    properties: list[PropertySection] = Field(default_factory=list)
     oracle: OracleSection
     surrogate: SurrogateSection = SurrogateSection()
     acquisition: AcquisitionSection = AcquisitionSection()
     proposer: ProposerSection = ProposerSection()
     batch: BatchSection
     budget: BudgetSection
-    notify: list[NotifySection] = []
+    notify: list[NotifySection] = Field(default_factory=list)
     seed: int | None = Field(default=None, ge=0, lt=2**62)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

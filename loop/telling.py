@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import MeasurementRecord
 from flowscout.errors import LabelError, ObjectError
 from flowscout.loop.cells import AS_RUN, BESIDE, Property, Value, header_of, read_conditions, read_values, texts
-from flowscout.loop.config import CampaignConfig, CatalogueSection
+from flowscout.loop.config import CampaignConfig
 from flowscout.loop.oracles import numbers, read_table
 from flowscout.loop.outside import FEATURES
+from flowscout.loop.space_sections import CatalogueSection
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.listing import Listing
 from flowscout.loop.workbench import rules_of

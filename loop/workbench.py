@@ -28,12 +28,12 @@ from flowscout.loop import notices
 from flowscout.loop.config import (
     CampaignConfig,
     CampaignFile,
-    SequenceSection,
-    TableSection,
     parse_campaign,
     version_hash,
 )
+from flowscout.loop.oracle_sections import TableSection
 from flowscout.loop.oracles import Oracle, build_oracle
+from flowscout.loop.space_sections import SequenceSection
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.listing import Listing, read_listing
 

@@ -8,9 +8,10 @@ from sqlalchemy import text
 from flowscout import Campaign
 from flowscout.cli import run
 from flowscout.errors import ConfigError, ObjectError
-from flowscout.loop.config import CatalogueSection, parse_campaign
+from flowscout.loop.config import parse_campaign
 from flowscout.loop.fitting import new_surrogate
 from flowscout.loop.outside import inside
+from flowscout.loop.space_sections import CatalogueSection
 from flowscout.loop.spaces import CatalogueSpace
 from flowscout.loop.surrogate_choice import choose_surrogate
 from flowscout.loop.workbench import lay_out, rules_of

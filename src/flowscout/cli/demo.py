@@ -179,7 +179,7 @@ def _random_search(landscape: Landscape, n: int, seed: int) -> dict[str, float]:
 def _draw(found: "Campaign", landscape: Landscape, path: Path) -> Path:
     """Draw best-so-far and batch diversity, and return where the picture lies."""
     from flowscout.cli.picture import draw_campaign
-    from flowscout.loop.config import SequenceSection
+    from flowscout.loop.space_sections import SequenceSection
 
     start = max(landscape.scores[text] for text in landscape.initial)
     ceiling = max(landscape.scores.values())

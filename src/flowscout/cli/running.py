@@ -75,8 +75,8 @@ def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = Fal
     from flowscout.db import ObjectiveRecord
     from flowscout.flows import settings
     from flowscout.flows.runner import run_rounds
-    from flowscout.loop.config import SequenceSection
     from flowscout.loop.metrics import mean_pairwise_distance
+    from flowscout.loop.space_sections import SequenceSection
 
     bench = found.workbench
     settings.set_database_url(bench.history.database.location)
