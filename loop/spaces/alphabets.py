@@ -6,9 +6,14 @@ Tensors do not belong here: the command line checks objects with this module and
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
 
 from flowscout.errors import ConfigError, ObjectError
+from flowscout.loop.spaces.constraints import Constraints, Limits, check_constraints
+
+if TYPE_CHECKING:
+    from flowscout.loop.spaces.automaton import Automaton
 
 Strand = Literal["single", "double"]
 
@@ -27,10 +32,11 @@ class SequenceRules:
     as a string or a list (case matters). `length` is the number of letters of every object; with `min_length`
     objects have from so many to `length` letters. With the strand `double`, a sequence and its reverse
     complement are one object. `choices` says which letters each position may have: `length` strings, or None
-    for all letters everywhere. With two strands the choices must read the same on both.
+    for all letters everywhere. With two strands the choices must read the same on both. `constraints` are further
+    rules; `spelled` and `key` are also asked of what breaks them.
 
     Raises:
-        ConfigError: The alphabet, a length, the strand or the choices cannot be.
+        ConfigError: The alphabet, a length, the strand, the choices or the constraints cannot be.
     """
 
     alphabet: Sequence[str]
@@ -38,6 +44,7 @@ class SequenceRules:
     strand: Strand = "single"
     min_length: int | None = None
     choices: Sequence[str] | None = None
+    constraints: Constraints = Constraints()
     letters: str = field(init=False)
     complement: str | None = field(init=False)
 
@@ -52,6 +59,8 @@ class SequenceRules:
         self._check_shape()
         if self.choices is not None:
             object.__setattr__(self, "choices", self._checked_choices(self.choices))
+        if self.constraints:
+            object.__setattr__(self, "constraints", self.limits.constraints)
 
     @property
     def lengths(self) -> range:
@@ -60,8 +69,36 @@ class SequenceRules:
 
     @property
     def size(self) -> int:
-        """The number of different objects: keys, not strings."""
-        return sum(map(self._count, self.lengths))
+        """The number of different objects: keys, not strings.
+
+        Raises:
+            ConfigError: Under constraints: there is none, or they are too many to be counted.
+        """
+        return self.automaton.size if self.constraints else sum(map(self._count, self.lengths))
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The constraints, checked, with the letters of each position."""
+        return check_constraints(
+            self.constraints,
+            alphabet=str(self.alphabet),
+            letters=self.letters,
+            complement=self.complement,
+            lengths=self.lengths,
+            choices=tuple(self.choice(position) for position in range(self.length)),
+            normalise=self.normalise,
+        )
+
+    @property
+    def automaton(self) -> "Automaton":
+        """All objects as an automaton, compiled when it is first asked for.
+
+        Raises:
+            ConfigError: There is no object, or the automaton would be too large.
+        """
+        from flowscout.loop.spaces.automaton import compile_limits  # numpy, which plain spaces do without
+
+        return compile_limits(self.limits)
 
     def choice(self, position: int) -> str:
         """Return the letters that a position, counted from 0, may have, in the order of the alphabet."""
@@ -87,6 +124,20 @@ class SequenceRules:
 
     def validate(self, text: object) -> str | None:
         """Return why the text is not an object of the space, or None if it is one."""
+        reason = self.misspelt(text)
+        if reason is not None or not isinstance(text, str):
+            return reason
+        for position, letter in enumerate(self.normalise(text) if self.choices is not None else ""):
+            if letter not in self.choice(position):
+                return (
+                    f"The object {text!r} has {letter!r} at position {position + 1}, expected one of "
+                    f"{self.choice(position)} there. Correct the letter, or change the letters of the position."
+                )
+        broken = self.limits.complaint(self.normalise(text)) if self.constraints else None
+        return None if broken is None else f"The object {text!r} {broken}. Correct it, or relax the rule."
+
+    def misspelt(self, text: object) -> str | None:
+        """Return why the text has not the letters and the length of the space, or None if it has, allowed or not."""
         if not isinstance(text, str):
             return (
                 f"The object {text!r} is of type {type(text).__name__}, expected a string of {self._span} "
@@ -103,12 +154,6 @@ class SequenceRules:
                 f"The object {text!r} has {len(text)} letters, expected {self._span} from "
                 f"{self.description}. Correct the object, or change the length of the space."
             )
-        for position, letter in enumerate(self.normalise(text)):
-            if letter not in self.choice(position):
-                return (
-                    f"The object {text!r} has {letter!r} at position {position + 1}, expected one of "
-                    f"{self.choice(position)} there. Correct the letter, or change the letters of the position."
-                )
         return None
 
     def require(self, text: str) -> str:
