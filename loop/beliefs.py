@@ -16,7 +16,7 @@ from flowscout.db import FitRecord, RoundRecord, SamplerRecord, TrainingSet
 from flowscout.loop.acquisition_choice import make_acquisition
 from flowscout.loop.fitting import labels_of, load_surrogate, training_set
 from flowscout.loop.labels import features_of
-from flowscout.loop.outside import inside
+from flowscout.loop.outside import codes_outside, inside
 from flowscout.loop.proposers import (
     ExhaustiveProposer,
     GeneticProposer,
@@ -115,7 +115,8 @@ def _log_feasible(bench: Workbench, data: TrainingSet, infeasible: Sequence[str]
         return None  # it compares letters, and a catalogue has numbers
     symmetry = bench.space.symmetry
     measured = [row.object for row in data.rows] + [row.object for row in data.bounded]
-    X = canonical(features_of(bench.space, [*measured, *infeasible]), symmetry)
+    asked = [*measured, *infeasible]
+    X = canonical(features_of(bench.space, asked, outside=codes_outside(bench, asked)), symmetry)
     classifier = FeasibilityClassifier(max_rows=MAX_OUTCOMES)
     classifier.fit(X, torch.arange(len(X)) < len(measured))
     return lambda X: classifier.log_probability(canonical(X, symmetry))

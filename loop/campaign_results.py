@@ -221,6 +221,8 @@ def user_name() -> str:
 
 
 def _key(bench: Workbench, obj: str) -> str:
-    """Return the key of an object of the space, or of one outside a catalogue, whose name is its key."""
+    """Return the key of an object that may have been told: of the space, or outside it."""
     rules = bench.tools.rules
-    return obj.strip() if isinstance(rules, Listing) and obj not in rules else rules.key(rules.require(obj))
+    if not isinstance(rules, Listing):
+        return rules.told(obj)[0]
+    return rules.key(obj) if obj in rules else obj.strip()

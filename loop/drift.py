@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from flowscout.db import FitRecord, RoundRecord, TrainingSet
 from flowscout.loop.fitting import training_set
+from flowscout.loop.outside import inside
 from flowscout.loop.proposers.evolution import edit, fresh
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.spaces import SequenceSpace, SequenceState
@@ -53,7 +54,8 @@ def drift(
     batch = bench.history.rounds.proposals(before.id, selected=True)
     if not on_plateau(data, {p.key: p.origin == DRIFTED for p in batch}, sign=bench.sign):
         return None
-    values = {row.object: bench.sign * row.value for row in data.rows}
+    known_values = {row.object: bench.sign * row.value for row in data.rows}
+    values = {text: known_values[text] for text in inside(bench, known_values)}
     seed = derive_seed(record.seed, "drift")
     return drifted(space, surrogate, list(values), list(values.values()), n, known=known, seed=seed)
 
@@ -115,7 +117,7 @@ def _children(space: SequenceSpace, parents: SequenceState, generator: Generator
     moved = space.shift(mothers[:half], generator)
     shifted = edit(space, moved, torch.randint(most + 1, (half,), generator=generator), generator)
     kept = edit(space, mothers[half:], torch.randint(1, most + 1, (half,), generator=generator), generator)
-    return SequenceState.cat([shifted, kept])
+    return type(parents).cat([shifted, kept])
 
 
 def _chunks(states: SequenceState) -> list[SequenceState]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import Imported, MeasurementRecord, Qualifier
 from flowscout.db.rowfiles import BATCH, batches, read_json_lines, read_parquet, unescape_cell
 from flowscout.errors import InputError, LabelError
+from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.telling import OBJECT_COLUMNS, read_labels
 from flowscout.loop.workbench import Workbench
 
@@ -176,9 +177,11 @@ def _long_records(
                 f"row {number}: n is {count:g}, expected a whole number of at least 1; mend the cell."
             )
         prop = cells.required("property")
+        sequence = isinstance(rules, SequenceRules)  # it may break a rule; of a catalogue it must be one
+        key, text = rules.told(written) if sequence else (rules.key(written), rules.require(written))
         record = MeasurementRecord(
-            rules.key(written),
-            rules.require(written),
+            key,
+            text,
             prop,
             cells.float("value"),
             source=cells.text("source") or source,

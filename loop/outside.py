@@ -1,6 +1,7 @@
-"""Objects that were told and are in no catalogue: they train the surrogate and are never proposed.
+"""Objects that were told and are not in the space: they train the surrogate and are never proposed.
 
-Their features are kept with their measurements. How these are read from a table belongs in `loop.telling`.
+Those of no catalogue have features, kept with their measurements; sequences that break a rule have their letters.
+How either is read from a table belongs in `loop.telling`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,18 +18,29 @@ FEATURES = "features"
 def inside(bench: Workbench, texts: Iterable[str]) -> list[str]:
     """Return those of the objects that are in the campaign's space, in their order."""
     rules = bench.tools.rules
-    return [text for text in texts if not isinstance(rules, Listing) or text in rules]
+    if isinstance(rules, Listing):
+        return [text for text in texts if text in rules]
+    return [text for text in texts if not rules.ruled or rules.validate(text) is None]
+
+
+def codes_outside(bench: Workbench, texts: Iterable[str]) -> dict[str, Sequence[float]]:
+    """Return the codes of the letters of those sequences that are not in the space, by their texts."""
+    rules = bench.tools.rules
+    if isinstance(rules, Listing) or not rules.ruled:
+        return {}
+    strange = [text for text in texts if rules.validate(text) is not None]
+    return {text: [float(rules.letters.index(letter)) for letter in rules.normalise(text)] for text in strange}
 
 
 def outside_features(bench: Workbench, data: TrainingSet) -> dict[str, Sequence[float]]:
-    """Return the features of the objects of a training set that are in no catalogue, by their names.
+    """Return the features of the objects of a training set that are not in the space, by their names.
 
     Raises:
         ObjectError: an object was told without the features that the catalogue has.
     """
     rules = bench.tools.rules
     if not isinstance(rules, Listing):
-        return {}
+        return codes_outside(bench, [row.object for row in data.rows] + [row.object for row in data.bounded])
     known = [row.key for row in data.rows] + [row.key for row in data.bounded]
     keys = [key for key in known if key not in rules]
     told = bench.history.measurements.as_run(bench.campaign.id, keys)

@@ -167,8 +167,7 @@ def _objects(data: "pd.DataFrame", rules: SequenceRules | Listing, *, counts: bo
         )
     texts = list(data[column])
     if not isinstance(rules, Listing):
-        written = [rules.require(text) for text in texts]
-        return [_Told(rules.key(text), text) for text in written]
+        return [_Told(*rules.told(text)) for text in texts]  # what breaks a rule is learned from as well
     strange = [row for row, text in enumerate(texts) if text not in rules]
     features = _features(data, rules, texts, strange, counts=counts, where=where) if strange else {}
     return [

@@ -100,7 +100,7 @@ class Tools:
 
         section = self._config.space
         if isinstance(section, SequenceSection):
-            return SequenceSpace(section.alphabet, section.length, strand=section.strand)
+            return SequenceSpace.of_rules(section.rules)
         assert isinstance(self.rules, Listing)
         return CatalogueSpace.of_listing(self.rules, metric=section.metric)
 

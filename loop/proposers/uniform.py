@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from flowscout.loop.gflownet import draw as draw_from
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.proposers.protocol import Problem, Samples, Trained
+from flowscout.loop.spaces import SequenceSpace
 from flowscout.loop.spaces.protocol import EditableSpace
 
 
@@ -40,8 +41,13 @@ class RandomProposer:
 
 
 def uniform_states(space: EditableSpace[Any], n: int, *, seed: int, device: torch.device) -> Any:
-    """Return `n` finished states, each step of their making a uniform legal action."""
+    """Return `n` finished states, each step of their making a uniform legal action.
+
+    Sequences under rules are drawn uniformly instead: step by step, a few mutations would all come first.
+    """
     generator = Generator(device).manual_seed(seed)
+    if isinstance(space, SequenceSpace) and space.rules.constraints:
+        return space.uniform(n, generator)
     # The forward head of a new policy is zero, so it takes every legal action with equal probability.
     policy = Policy(space.encoding_dim, space.n_actions, generator=Generator().manual_seed(0), width=1, depth=1)
     return draw_from(space, policy.to(device), n, generator=generator).states

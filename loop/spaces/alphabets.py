@@ -33,7 +33,7 @@ class SequenceRules:
     objects have from so many to `length` letters. With the strand `double`, a sequence and its reverse
     complement are one object. `choices` says which letters each position may have: `length` strings, or None
     for all letters everywhere. With two strands the choices must read the same on both. `constraints` are further
-    rules; `spelled` and `key` are also asked of what breaks them.
+    rules, which `misspelt` leaves aside.
 
     Raises:
         ConfigError: The alphabet, a length, the strand, the choices or the constraints cannot be.
@@ -44,7 +44,7 @@ class SequenceRules:
     strand: Strand = "single"
     min_length: int | None = None
     choices: Sequence[str] | None = None
-    constraints: Constraints = Constraints()
+    constraints: Constraints = field(default_factory=Constraints)
     letters: str = field(init=False)
     complement: str | None = field(init=False)
 
@@ -137,7 +137,7 @@ class SequenceRules:
         return None if broken is None else f"The object {text!r} {broken}. Correct it, or relax the rule."
 
     def misspelt(self, text: object) -> str | None:
-        """Return why the text has not the letters and the length of the space, or None if it has, allowed or not."""
+        """Return why the text has not the letters or the length of the space, or None if it has both."""
         if not isinstance(text, str):
             return (
                 f"The object {text!r} is of type {type(text).__name__}, expected a string of {self._span} "
@@ -167,6 +167,25 @@ class SequenceRules:
             raise ObjectError(reason)
         return self.normalise(text)
 
+    def told(self, text: str) -> tuple[str, str]:
+        """Return the key and the normalised text of a sequence of the space's letters and length, allowed or not.
+
+        What the rules forbid may have been measured all the same, such as a relative of the wild type.
+
+        Raises:
+            ObjectError: It has other letters, or another length.
+        """
+        reason = self.misspelt(text)
+        if reason is not None:
+            raise ObjectError(reason)
+        normal = self.normalise(text)
+        return self._key(normal), normal
+
+    @property
+    def ruled(self) -> bool:
+        """Whether there are sequences of the space's letters and length that are not in the space."""
+        return bool(self.constraints) or self.choices is not None
+
     def reverse_complement(self, text: str) -> str:
         """Return the other strand of a normalised text, read in its own direction.
 
@@ -188,7 +207,9 @@ class SequenceRules:
         Raises:
             ObjectError: The text is not in the space.
         """
-        normal = self.require(text)
+        return self._key(self.require(text))
+
+    def _key(self, normal: str) -> str:
         return normal if self.complement is None else min(normal, self.reverse_complement(normal))
 
     @property

@@ -213,9 +213,7 @@ def _forward(limits: Limits, counters: _Counters) -> tuple[list[Array], list[Arr
     return layers, links
 
 
-def _backward(
-    limits: Limits, counters: _Counters, layers: list[Array], links: list[Array]
-) -> Automaton | None:
+def _backward(limits: Limits, counters: _Counters, layers: list[Array], links: list[Array]) -> Automaton | None:
     """Count completions from the end on, drop what has none, and make one of nodes that have the same."""
     n_letters = len(limits.letters)
     small = n_letters ** (limits.lengths[-1] + 1) < 2**62
@@ -289,7 +287,7 @@ def _palindromes(limits: Limits, counters: _Counters, length: int) -> int:
     G = half + 1 if limits.constraints.gc is not None else 1
     if Q * Q * M * min(G, outward + 1) > LIMIT:
         raise ConfigError(
-            f"forbid has motifs of {Q:,} states with strand double, expected at most {math.isqrt(LIMIT // M):,}, for "
+            f"forbid has motifs of {Q:,} states with strand double, expected at most {math.isqrt(LIMIT // M):,}: "
             "their pairs are counted. Forbid fewer or shorter motifs, or choose strand single."
         )
 
@@ -307,23 +305,18 @@ def _palindromes(limits: Limits, counters: _Counters, length: int) -> int:
     for position in range(half - outward):
         after = np.zeros_like(head)
         for a, distance, count in moves(position):
-            goes = delta[:, a] >= 0
-            moved = np.zeros_like(head)
-            np.add.at(moved, (slice(None), slice(None), delta[goes, a]), head[:, :, goes])
+            moved = _summed(head, delta[:, a])
             after[distance:, count:] += moved[: M - distance, : G - count]
         head = after
     tail = np.zeros((M, min(G, outward + 1), Q, Q), dtype=object if A**outward >= 2**62 else np.int64)
     tail[0, 0] = np.eye(Q, dtype=np.int64)
     for position in reversed(range(half - outward, half)):
-        after = np.zeros_like(tail)
+        wider = np.zeros_like(tail)
         for a, distance, count in moves(position):
-            before, mirrored = delta[:, a], delta[:, mirror[a]]
-            ends = mirrored >= 0
-            moved = np.zeros_like(tail)
-            np.add.at(moved, (slice(None), slice(None), slice(None), mirrored[ends]), tail[..., ends])
+            before, moved = delta[:, a], _summed(tail, delta[:, mirror[a]])
             moved = np.where((before >= 0)[:, None], moved[:, :, before], 0)
-            after[distance:, count:] += moved[: M - distance, : tail.shape[1] - count]
-        tail = after
+            wider[distance:, count:] += moved[: M - distance, : tail.shape[1] - count]
+        tail = wider
     ways = tail.sum(axis=3).astype(object)
     low, high = limits.count_range(length)
     total = 0
@@ -336,6 +329,15 @@ def _palindromes(limits: Limits, counters: _Counters, length: int) -> int:
     return total
 
 
+def _summed(values: Array, states: Array) -> Array:
+    """Return the sums of the last columns that go to one state each; those that go to none, -1, are left out."""
+    found = np.zeros_like(values)
+    for column, state in enumerate(states.tolist()):
+        if state >= 0:
+            found[..., state] += values[..., column]
+    return found
+
+
 def _too_large(limits: Limits, counters: _Counters, position: int) -> str:
     Q, M, T, G = counters.sizes
     motifs = " and ".join(name for name in ("forbid", "homopolymer") if name in limits.constraints.named)
@@ -345,7 +347,8 @@ def _too_large(limits: Limits, counters: _Counters, position: int) -> str:
     told = ", ".join(f"{name} {n:,}" for name, n in found.items())
     return (
         f"the rules together have more than {LIMIT:,} states times letters at position {position + 1} of "
-        f"{limits.lengths[-1]}, expected fewer: what each tells apart is {told}. Relax {largest} first: it has most."
+        f"{limits.lengths[-1]}, expected fewer: what each tells apart is {told}. Relax {largest} first, "
+        "which has most."
     )
 
 

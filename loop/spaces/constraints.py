@@ -47,20 +47,20 @@ class Constraints:
 
     wild_type: str | None = None
     max_mutations: int | None = None
-    forbid: tuple[str, ...] = ()
-    gc: tuple[float, float] | None = None
+    forbid: Sequence[str] = ()
+    gc: Sequence[float] | None = None
     homopolymer: int | None = None
 
     def __bool__(self) -> bool:
         """Return whether there is any rule."""
-        return self != Constraints()
+        return bool(self.named) or self.max_mutations is not None
 
     @property
     def named(self) -> list[str]:
         """The rules that there are, by the names of a campaign file."""
         found = {
             "max_mutations": self.wild_type is not None,
-            "forbid": bool(self.forbid),
+            "forbid": self.forbid != (),
             "gc": self.gc is not None,
             "homopolymer": self.homopolymer is not None,
         }
@@ -70,7 +70,9 @@ class Constraints:
         """Return these rules less one of `named`."""
         if name == "max_mutations":
             return replace(self, wild_type=None, max_mutations=None)
-        return replace(self, forbid=()) if name == "forbid" else replace(self, **{name: None})
+        if name == "forbid":
+            return replace(self, forbid=())
+        return replace(self, gc=None) if name == "gc" else replace(self, homopolymer=None)
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class Limits:
         places = ", ".join(map(str, mutated[:10])) + (", ..." if len(mutated) > 10 else "")
         either = "" if self.complement is None else ", counted on the nearer strand"
         return (
-            f"has {len(mutated)} mutations of the wild type {_short(wild)} (at position {places}{either}), expected "
-            f"at most {most}"
+            f"has {len(mutated)} mutations of the wild type {_short(wild)} (at position {places}{either}), "
+            f"expected at most {most}"
         )
 
     def _motif_in(self, text: str) -> str | None:
@@ -163,7 +165,7 @@ class Limits:
         return re.compile(rf"(.)\1{{{self.constraints.homopolymer},}}", re.DOTALL)
 
     @cached_property
-    def _pairs(self) -> dict[int, str]:
+    def _pairs(self) -> dict[int, int]:
         return str.maketrans(self.letters, self.complement or self.letters)
 
 
@@ -259,8 +261,8 @@ def _checked_wild_type(
         )
     if len(lengths) > 1:
         raise ConfigError(
-            f"a wild type came for objects of {lengths[0]} to {lengths[-1]} letters, expected one length: mutations "
-            "are substitutions. Leave out min_length."
+            f"a wild type came for objects of {lengths[0]} to {lengths[-1]} letters, expected one length: "
+            "mutations are substitutions. Leave out min_length."
         )
     text = normalise(wild) if isinstance(wild, str) else wild
     if not isinstance(text, str) or len(text) != lengths[0] or not set(text) <= set(letters):
@@ -279,7 +281,7 @@ def _checked_wild_type(
 def _checked_gc(gc: Sequence[float], *, alphabet: str) -> tuple[float, float]:
     if alphabet not in ("dna", "rna"):
         raise ConfigError(f"gc is {gc!r} with the alphabet {alphabet!r}, expected dna or rna. Leave gc out.")
-    good = isinstance(gc, Sequence) and not isinstance(gc, str) and len(gc) == 2
+    good = isinstance(gc, Sequence) and len(gc) == 2
     numbers = good and all(isinstance(share, int | float) and not isinstance(share, bool) for share in gc)
     if not numbers or not 0 <= gc[0] <= gc[1] <= 1:
         raise ConfigError(

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.records import PerDevice, TensorRecord
+from flowscout.loop.spaces.walking import BLANK, Walker
 
 Ends = Literal["append", "both"]
-
-BLANK = -1
-"""The code of a position that is not filled yet."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +26,16 @@ class SequenceState(TensorRecord):
     tokens: Tensor
     length: Tensor
     finished: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RuledState(SequenceState):
+    """A batch of sequences under rules: also the `path` of each through their automaton, int32 `b x (L + 1)`.
+
+    So a step back asks nothing of the letters before it.
+    """
+
+    path: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,12 +204,105 @@ class OpenGrowth:
         return state.length.masked_fill(state.finished, self._full + 1) if self._stops else state.length
 
 
-Growth = AppendGrowth | OpenGrowth
+@dataclass(frozen=True, slots=True, eq=False)
+class _RuledTables(TensorRecord):
+    """`forward` bool `(N + 1) x A`: the mask of each node, the last row for what has stopped.
+
+    `positions` int64 `1 x (L + 1)`, from 0.
+    """
+
+    forward: Tensor
+    positions: Tensor
+
+
+class RuledGrowth:
+    """Append letters as the automaton of the rules allows, to one length or to any of several: always a tree.
+
+    Action `i` appends letter `i`; with several lengths the last action stops. Backward action 0 removes the last
+    letter, 1 undoes the stop. No mask has a dead end, for the automaton has none; and what comes before the last
+    letter of a legal sequence is legal too.
+    """
+
+    is_tree = True
+
+    def __init__(self, rules: SequenceRules, walker: Walker) -> None:
+        self._walker, self._letters, self._full = walker, len(rules.letters), rules.length
+        self._stops = len(rules.lengths) > 1
+        self.n_actions = self._letters + self._stops
+        self.n_backward_actions = 1 + self._stops
+        self.stop_action: int | None = self._letters if self._stops else None
+        self.max_steps = rules.length + self._stops
+        columns = [walker.legal, walker.accepts.unsqueeze(1)] if self._stops else [walker.legal]
+        forward = torch.cat(columns, dim=1)
+        self._nodes = len(forward)
+        idle = torch.zeros(1, self.n_actions, dtype=torch.bool)
+        positions = torch.arange(rules.length + 1).unsqueeze(0)
+        self._tables = PerDevice(_RuledTables(torch.cat([forward, idle]), positions))
+
+    def node(self, state: SequenceState) -> Tensor:
+        """Return where each row stands in the automaton, int32 `b`."""
+        return _path(state).gather(1, state.length.unsqueeze(1)).squeeze(1)
+
+    def forward_mask(self, state: SequenceState) -> Tensor:
+        """Return bool `b x A`: the letters that an object can have next, and the stop where it is one."""
+        row = self.node(state)
+        if self._stops:
+            row = row.masked_fill(state.finished, self._nodes)
+        return self._tables.on(row.device).forward.index_select(0, row)
+
+    def step(self, state: SequenceState, action: Tensor) -> SequenceState:
+        """Append one letter to every row, or stop."""
+        place = state.length.unsqueeze(1)
+        if not self._stops:
+            node = self._walker.follow(self.node(state), action)
+            tokens = state.tokens.scatter(1, place, action.unsqueeze(1))
+            length = state.length + 1
+            path = _path(state).scatter(1, place + 1, node.unsqueeze(1))
+            return RuledState(tokens, length, length == self._full, path)
+        stop, positions = action >= self._letters, self._tables.on(action.device).positions
+        node = self._walker.follow(self.node(state), action.masked_fill(stop, 0))
+        # A stop writes a blank behind the last letter, where there is one already or no position at all.
+        code = action.masked_fill(stop, BLANK).unsqueeze(1)
+        tokens = torch.where(positions[:, :-1] == place, code, state.tokens)
+        path = torch.where(positions == place + 1, node.unsqueeze(1), _path(state))
+        return RuledState(tokens, state.length + (~stop).long(), state.finished | stop, path)
+
+    def backward_mask(self, state: SequenceState) -> Tensor:
+        """Return bool `b x B`: the last letter can be removed, or nothing but the stop."""
+        if not self._stops:
+            return (state.length > 0).unsqueeze(1)
+        return torch.stack([(state.length > 0) & ~state.finished, state.finished], dim=1)
+
+    def step_back(self, state: SequenceState, action: Tensor) -> SequenceState:
+        """Remove the last letter of every row, or undo the stop."""
+        length = state.length - (action == 0).long()
+        positions = self._tables.on(action.device).positions[:, :-1]
+        tokens = torch.where(positions < length.unsqueeze(1), state.tokens, BLANK)
+        return RuledState(tokens, length, torch.zeros_like(state.finished), _path(state))
+
+    def reverse(self, action: Tensor) -> Tensor:
+        """Return the backward action, `b`, that takes the letter or the stop back."""
+        return (action == self._letters).long()
+
+    def retrace(self, state: SequenceState, action: Tensor) -> Tensor:
+        """Return the forward action, `b`, that adds the removed letter again, or stops."""
+        last = state.tokens.gather(1, (state.length - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
+        return last.masked_fill(action == 1, self._letters)
+
+
+def _path(state: SequenceState) -> Tensor:
+    assert isinstance(state, RuledState)
+    return state.path
+
+
+Growth = AppendGrowth | OpenGrowth | RuledGrowth
 """What `SequenceSpace` asks for every step; the methods are those of `Space`."""
 
 
-def growth_of(rules: SequenceRules, ends: Ends) -> Growth:
-    """Return the fastest way to grow the sequences of some rules."""
+def growth_of(rules: SequenceRules, ends: Ends, walker: Walker | None) -> Growth:
+    """Return the fastest way to grow the sequences of some rules; a `walker` knows those with constraints."""
+    if walker is not None:
+        return RuledGrowth(rules, walker)
     plain = ends == "append" and len(rules.lengths) == 1
     return AppendGrowth(rules) if plain else OpenGrowth(rules, ends)
 

@@ -6,6 +6,7 @@ Checking text without torch belongs in `alphabets`, the steps that build a seque
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
 import torch
@@ -15,8 +16,11 @@ from torch.nn import functional
 from flowscout.errors import ConfigError
 from flowscout.loop.spaces.alphabets import SequenceRules, Strand
 from flowscout.loop.spaces.arguments import ENUMERATION_LIMIT, require_enumerable, require_list
-from flowscout.loop.spaces.growth import BLANK, Ends, SequenceState, growth_of
+from flowscout.loop.spaces.constraints import Constraints
+from flowscout.loop.spaces.edits import RuledEdits
+from flowscout.loop.spaces.growth import Ends, RuledState, SequenceState, growth_of
 from flowscout.loop.spaces.records import PerDevice, TensorRecord
+from flowscout.loop.spaces.walking import BLANK, Walker
 
 __all__ = ["BLANK", "ENUMERATION_LIMIT", "SequenceSpace", "SequenceState"]
 
@@ -42,8 +46,12 @@ class SequenceSpace:
     full length. Without, objects finish by themselves. Backward action 0 removes the last letter, 1 the first
     (with both ends, from two letters on), and the last one undoes the stop.
 
+    `wild_type` with `max_mutations`, `forbid`, `gc` and `homopolymer` are the rules of `Constraints`. They are
+    masks without dead ends, so letters are only appended. With two strands both strings of an object obey, or
+    neither. Edits stay within all rules, those of `letters` and of several lengths too: see `RuledEdits`.
+
     Raises:
-        ConfigError: An argument cannot be, or two do not go together.
+        ConfigError: An argument cannot be, two do not go together, or no sequence obeys the rules.
     """
 
     every_state_terminal = False
@@ -57,6 +65,11 @@ class SequenceSpace:
         min_length: int | None = None,
         ends: Ends = "append",
         letters: Sequence[str] | None = None,
+        wild_type: str | None = None,
+        max_mutations: int | None = None,
+        forbid: Sequence[str] = (),
+        gc: Sequence[float] | None = None,
+        homopolymer: int | None = None,
     ) -> None:
         if ends not in get_args(Ends):
             raise ConfigError(
@@ -67,9 +80,29 @@ class SequenceSpace:
                 f"ends is 'both' and letters is {letters!r}, expected one of them: a letter put in front moves "
                 "the others to positions where they may not be. Leave one out."
             )
-        self.rules = SequenceRules(alphabet, length, strand, min_length, letters)
-        self.ends = ends
-        self._growth = growth_of(self.rules, ends)
+        given = Constraints(wild_type, max_mutations, forbid, gc, homopolymer)
+        if ends == "both" and given:
+            raise ConfigError(
+                f"ends is 'both' and the rules are {', '.join(given.named)}, expected one of them: whether an "
+                "object can still obey them is known only where letters are appended. Choose the end append."
+            )
+        self._set(SequenceRules(alphabet, length, strand, min_length, letters, given), ends)
+
+    @classmethod
+    def of_rules(cls, rules: SequenceRules) -> "SequenceSpace":
+        """Return the space of some rules, letters appended.
+
+        Raises:
+            ConfigError: No sequence obeys them.
+        """
+        space = cls.__new__(cls)
+        space._set(rules, "append")
+        return space
+
+    def _set(self, rules: SequenceRules, ends: Ends) -> None:
+        self.rules, self.ends = rules, ends
+        given = rules.constraints
+        self._growth = growth_of(self.rules, ends, self._walker if given else None)
         self._codes = {letter: code for code, letter in enumerate(self.rules.letters)}
         self._double = self.rules.complement is not None
         pairs = [self._codes[letter] for letter in self.rules.complement or self.rules.letters]
@@ -81,9 +114,23 @@ class SequenceSpace:
         several = "" if self.fixed_length else f", min_length={rules.lengths[0]}"
         ends = "" if self.ends == "append" else f", ends={self.ends!r}"
         letters = "" if rules.choices is None else f", letters={list(rules.choices)!r}"
+        given = rules.constraints
+        names = ("wild_type", *given.named) if "max_mutations" in given.named else given.named
+        further = "".join(f", {name}={getattr(given, name)!r}" for name in names)
         return (
-            f"SequenceSpace({rules.alphabet!r}, {rules.length}, strand={rules.strand!r}{several}{ends}{letters})"
+            f"SequenceSpace({rules.alphabet!r}, {rules.length}, strand={rules.strand!r}{several}{ends}{letters}"
+            f"{further})"
         )
+
+    @cached_property
+    def _walker(self) -> Walker:
+        return Walker(self.rules.automaton, self.rules.length)
+
+    @cached_property
+    def _edits(self) -> RuledEdits | None:
+        """What keeps edits within the rules, None where every substitution is allowed."""
+        plain = self.fixed_length and self.rules.choices is None and not self.rules.constraints
+        return None if plain else RuledEdits(self.rules, self._walker)
 
     @property
     def n_actions(self) -> int:
@@ -127,11 +174,14 @@ class SequenceSpace:
 
     def reset(self, n: int, device: torch.device | str = "cpu") -> SequenceState:
         """Return `n` empty sequences."""
-        return SequenceState(
+        fields = (
             torch.full((n, self.rules.length), BLANK, dtype=torch.int64, device=device),
             torch.zeros(n, dtype=torch.int64, device=device),
             torch.zeros(n, dtype=torch.bool, device=device),
         )
+        if not self.rules.constraints:
+            return SequenceState(*fields)
+        return RuledState(*fields, torch.zeros(n, self.rules.length + 1, dtype=torch.int32, device=device))
 
     def forward_mask(self, state: SequenceState) -> Tensor:
         """Return bool `b x A`: the letters that may come next, and the stop."""
@@ -209,6 +259,9 @@ class SequenceSpace:
         Raises:
             ConfigError: There are more than `ENUMERATION_LIMIT`.
         """
+        if self.rules.constraints:
+            require_enumerable(self, self.rules.automaton.strings)
+            return self._finished(self._walker.everything(device))
         choices = [[self._codes[c] for c in self.rules.choice(place)] for place in range(self.rules.length)]
         ways = [math.prod(map(len, choices[:length])) for length in self.rules.lengths]
         require_enumerable(self, sum(ways))
@@ -238,13 +291,23 @@ class SequenceSpace:
             matches = torch.maximum(matches, turned @ self._one_hot(self._other_strand(b.tokens)).T)
         return longer - matches.double()
 
-    def neighbours(self, state: SequenceState) -> SequenceState:
-        """Return every single substitution of every full row, `b L (A - 1)` rows in row order.
+    def uniform(self, n: int, generator: torch.Generator) -> SequenceState:
+        """Return `n` finished rows, each string of the space equally likely, on the generator's device.
 
-        Raises:
-            ConfigError: The space has several lengths, or letters by position.
+        Uniform steps give that only where every letter leaves equally many objects.
         """
-        self._require_plain("neighbours")
+        blank = torch.full((n, self.rules.length), BLANK, dtype=torch.int64, device=generator.device)
+        keep = torch.zeros(n, dtype=torch.int64, device=generator.device)
+        return self._finished(self._walker.regrow(blank, keep, generator))
+
+    def neighbours(self, state: SequenceState) -> SequenceState:
+        """Return every single substitution of every full row that the rules allow, in row order.
+
+        Without rules these are `b L (A - 1)` rows. Where there are several lengths, also every letter put in or
+        taken out.
+        """
+        if self._edits is not None:
+            return self._finished(self._edits.neighbours(state.tokens))
         n_letters, length = len(self._codes), self.rules.length
         shifts = torch.arange(1, n_letters, device=state.device).repeat(length)
         places = torch.arange(length, device=state.device).repeat_interleave(n_letters - 1)
@@ -252,12 +315,12 @@ class SequenceSpace:
         return self._substitute(rows, places.repeat(len(state)), shifts.repeat(len(state)))
 
     def mutate(self, state: SequenceState, generator: torch.Generator) -> SequenceState:
-        """Return each full row after one substitution: a uniform position gets a uniform other letter.
+        """Return each full row after one edit: a uniform position gets a uniform other letter.
 
-        Raises:
-            ConfigError: The space has several lengths, or letters by position.
+        Under rules, or with several lengths, it is one of the edits of `RuledEdits.mutate`.
         """
-        self._require_plain("mutate")
+        if self._edits is not None:
+            return self._finished(self._edits.mutate(state.tokens, generator))
         n, device = len(state), state.device
         places = torch.randint(self.rules.length, (n,), generator=generator, device=device)
         shifts = torch.randint(1, len(self._codes), (n,), generator=generator, device=device)
@@ -266,12 +329,10 @@ class SequenceSpace:
     def shift(self, state: SequenceState, generator: torch.Generator) -> SequenceState:
         """Return each full row after one letter was taken out and a uniform one put in, both at uniform places.
 
-        What stands between the two places moves by one.
-
-        Raises:
-            ConfigError: The space has several lengths, or letters by position.
+        What stands between the two places moves by one. Where the rules allow no such draw, the row is mutated.
         """
-        self._require_plain("shift")
+        if self._edits is not None:
+            return self._finished(self._edits.shift(state.tokens, generator))
         shape, device = (len(state), 1), state.device
         out = torch.randint(self.rules.length, shape, generator=generator, device=device)
         into = torch.randint(self.rules.length, shape, generator=generator, device=device)
@@ -285,8 +346,11 @@ class SequenceSpace:
     def crossover(self, a: SequenceState, b: SequenceState, generator: torch.Generator) -> SequenceState:
         """Return a child of each pair of rows: every letter is that of either parent, with equal probability.
 
-        A child is as long as its first parent; where the second has ended, it has the letters of the first.
+        A child is as long as its first parent; where the second has ended, it has the letters of the first. Where
+        no such draw obeys the rules, the child is the first parent again.
         """
+        if self.rules.constraints and self._edits is not None:
+            return self._finished(self._edits.crossover(a.tokens, b.tokens, generator))
         from_b = torch.rand(a.tokens.shape, generator=generator, device=a.device) < 0.5
         both = (a.tokens != BLANK) & (b.tokens != BLANK)
         return self._finished(torch.where(from_b & both, b.tokens, a.tokens))
@@ -302,13 +366,6 @@ class SequenceSpace:
         """Return the other state of each row's object: its reverse complement, or itself with one strand."""
         return self._finished(self._other_strand(state.tokens)) if self._double else state
 
-    def _require_plain(self, what: str) -> None:
-        if not self.fixed_length or self.rules.choices is not None:
-            raise ConfigError(
-                f"{what} was asked of {self!r}, expected a space of one length with all letters everywhere: edits "
-                "are substitutions. Sample objects instead, or check each edit with validate."
-            )
-
     def _substitute(self, tokens: Tensor, places: Tensor, shifts: Tensor) -> SequenceState:
         column = places.unsqueeze(1)
         letters = (tokens.gather(1, column) + shifts.unsqueeze(1)) % len(self._codes)
@@ -316,7 +373,10 @@ class SequenceSpace:
 
     def _finished(self, tokens: Tensor) -> SequenceState:
         length = (tokens != BLANK).sum(dim=1)
-        return SequenceState(tokens, length, torch.ones_like(length, dtype=torch.bool))
+        finished = torch.ones_like(length, dtype=torch.bool)
+        if not self.rules.constraints:
+            return SequenceState(tokens, length, finished)
+        return RuledState(tokens, length, finished, self._walker.walk(tokens)[0])
 
     def _one_hot(self, tokens: Tensor) -> Tensor:
         return functional.embedding(tokens - BLANK, self._tables.on(tokens.device).one_hot).flatten(1)

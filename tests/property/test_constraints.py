@@ -52,7 +52,9 @@ def obeys(text, rules):
             return False
     if given_rules.wild_type is not None:
         wild = given_rules.wild_type
-        return min(sum(a != b for a, b in zip(wild, one, strict=True)) for one in both) <= given_rules.max_mutations
+        return (
+            min(sum(a != b for a, b in zip(wild, one, strict=True)) for one in both) <= given_rules.max_mutations
+        )
     return True
 
 
@@ -65,7 +67,11 @@ SHARES = [0, 0.25, 0.4, 0.5, 0.6, 1]
 def rules_of_dna(draw, least=1, most=6):
     length = draw(st.integers(least, most))
     shorter = draw(st.one_of(st.none(), st.integers(1, length)))
-    wild = draw(st.text("ACGT", min_size=length, max_size=length)) if shorter is None and draw(st.booleans()) else None
+    wild = (
+        draw(st.text("ACGT", min_size=length, max_size=length))
+        if shorter is None and draw(st.booleans())
+        else None
+    )
     constraints = Constraints(
         wild_type=wild,
         max_mutations=None if wild is None else draw(st.integers(0, 3)),

@@ -280,17 +280,6 @@ def test_symmetry_of_features_is_the_image_of_objects_of_any_length():
     assert torch.equal(space.symmetry(space.features(state)), space.features(space.image(state)))
 
 
-@pytest.mark.parametrize(
-    "space", [SequenceSpace("dna", 4, min_length=2), SequenceSpace("dna", 2, letters=["AC", "GT"])]
-)
-def test_edits_need_one_length_and_all_letters(space):
-    state = space.enumerate()
-    with pytest.raises(ConfigError, match="neighbours was asked of"):
-        space.neighbours(state)
-    with pytest.raises(ConfigError, match="mutate was asked of"):
-        space.mutate(state, torch.Generator())
-
-
 def test_repr_tells_how_the_space_was_made():
     assert repr(SequenceSpace("dna", 4)) == "SequenceSpace('dna', 4, strand='single')"
     space = SequenceSpace("dna", 2, min_length=1, letters=["TA", "C"])
