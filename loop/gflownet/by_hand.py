@@ -26,8 +26,8 @@ def balance_by_hand(policy: Policy, batch: Batch[S]) -> Outcome:
     assert isinstance(trunk, Mlp)
     assert policy.log_z.grad is not None
     rounds, chosen = trunk.rounds, paths.actions.unsqueeze(1)
-    saved = forward_pass(paths.encodings, trunk.weights, rounds=rounds)
-    logits = head(saved[-1], last.weight, last.bias)[: len(chosen)]
+    saved = forward_pass(policy.seen(paths.encodings), trunk.weights, rounds=rounds)
+    logits = policy.with_prior(head(saved[-1], last.weight, last.bias)[: len(chosen)], paths.encodings)
     logits = logits if paths.all_legal else masked(logits, paths.masks)
     log_p = log_softmax(logits)
     log_pf = paths.pad(log_p.gather(1, chosen).squeeze(1))

@@ -44,6 +44,9 @@ class Policy(nn.Module):
     `trunk`, if given, takes the place of the MLP of `depth` layers of `width` units: any module that maps float32
     `n x (encoding_dim + condition_dim)` to `n x width`. A space's `encode` is one flat row for each state; a
     network for sequences or graphs unflattens it first.
+
+    With `prior` the last `n_actions` columns of an encoding are added to the forward logits, and no trunk sees
+    them: an untrained policy then follows these log-probabilities.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class Policy(nn.Module):
         condition_dim: int = 0,
         rounds: bool = False,
         trunk: nn.Module | None = None,
+        prior: bool = False,
     ) -> None:
         super().__init__()
-        sizes = [encoding_dim + condition_dim] + [width] * depth
+        self.n_prior = n_actions if prior else 0
+        sizes = [encoding_dim - self.n_prior + condition_dim] + [width] * depth
         self.trunk = Mlp(sizes, generator, rounds=rounds) if trunk is None else trunk
         self.forward_head = zero_linear(width, n_actions)
         self.backward_head = zero_linear(width, n_backward_actions) if n_backward_actions else None
@@ -71,8 +76,16 @@ class Policy(nn.Module):
 
     def forward(self, encoding: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the logits of the forward actions, `n x A`, of encoded states, `n x d`."""
-        logits: Tensor = self.forward_head(self.trunk(_beside(encoding, condition)))
-        return logits
+        logits: Tensor = self.forward_head(self.trunk(_beside(self.seen(encoding), condition)))
+        return self.with_prior(logits, encoding)
+
+    def seen(self, encoding: Tensor) -> Tensor:
+        """Return what the trunk sees of encoded states: all but the prior."""
+        return encoding[:, : -self.n_prior] if self.n_prior else encoding
+
+    def with_prior(self, logits: Tensor, encoding: Tensor) -> Tensor:
+        """Return forward logits with the prior of their encoded states, if there is one, added."""
+        return logits + encoding[:, -self.n_prior :] if self.n_prior else logits
 
     @property
     def rounds(self) -> bool:
@@ -92,12 +105,12 @@ class Policy(nn.Module):
         weight, bias = self.forward_head.weight.detach(), self.forward_head.bias.detach()
 
         def forward(encoding: Tensor, condition: Tensor | None = None) -> Tensor:
-            x = _beside(encoding, condition)
+            x = _beside(self.seen(encoding), condition)
             used = halves if halves and is_large(len(x), weights) else weights
             x = x.to(used[0].dtype)
             for at in range(0, len(used), 2):
                 x = layer(x, used[at], used[at + 1], rounds=rounds)
-            return head(x, weight, bias)
+            return self.with_prior(head(x, weight, bias), encoding)
 
         return forward
 
@@ -111,7 +124,7 @@ class Policy(nn.Module):
             heads.append(self.flow_head)
         if self.backward_head is not None and not backward_alone:
             heads.append(self.backward_head)
-        seen = _beside(encoding, condition)
+        seen = _beside(self.seen(encoding), condition)
         if isinstance(self.trunk, Mlp) and not (backward_alone and self.backward_head is not None):
             forward, *others = self.trunk.with_heads(seen, heads)
         else:
@@ -120,7 +133,7 @@ class Policy(nn.Module):
             if self.backward_head is not None and backward_alone:
                 others.append(self.backward_head(hidden.detach()))
         flow = others.pop(0).squeeze(1) if self.flow_head is not None else None
-        return Heads(forward, others[0] if others else None, flow)
+        return Heads(self.with_prior(forward, encoding), others[0] if others else None, flow)
 
     def log_partition(self, condition: Tensor | None = None) -> Tensor:
         """Return the belief about log Z: a scalar, or `n` for the encoded conditions `n x c`."""

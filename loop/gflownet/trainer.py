@@ -366,4 +366,5 @@ def make_policy(
         condition_dim=0 if condition is None else condition.dim,
         rounds=settings.precision == "bfloat16",
         trunk=trunk,
+        prior=getattr(space, "has_prior", False),
     )

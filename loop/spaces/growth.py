@@ -16,6 +16,10 @@ from flowscout.loop.spaces.walking import BLANK, Walker
 Ends = Literal["append", "both"]
 
 
+LEAST_PRIOR = -20.0
+"""The least log-probability of a legal action before training: what training can still overcome."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceState(TensorRecord):
     """A batch of sequences, finished or not, aligned to the left.
@@ -208,10 +212,12 @@ class OpenGrowth:
 class _RuledTables(TensorRecord):
     """`forward` bool `(N + 1) x A`: the mask of each node, the last row for what has stopped.
 
-    `positions` int64 `1 x (L + 1)`, from 0.
+    `prior` float32 `(N + 1) x A`: the log-probabilities of the actions where every string is equally likely, 0
+    where an action is illegal. `positions` int64 `1 x (L + 1)`, from 0.
     """
 
     forward: Tensor
+    prior: Tensor
     positions: Tensor
 
 
@@ -237,30 +243,33 @@ class RuledGrowth:
         self._nodes = len(forward)
         idle = torch.zeros(1, self.n_actions, dtype=torch.bool)
         positions = torch.arange(rules.length + 1).unsqueeze(0)
-        self._tables = PerDevice(_RuledTables(torch.cat([forward, idle]), positions))
+        forward = torch.cat([forward, idle])
+        self._tables = PerDevice(_RuledTables(forward, _prior(walker, forward), positions))
 
-    def node(self, state: SequenceState) -> Tensor:
-        """Return where each row stands in the automaton, int32 `b`."""
-        return _path(state).gather(1, state.length.unsqueeze(1)).squeeze(1)
+    def prior(self, state: SequenceState) -> Tensor:
+        """Return each action's log-probability in a uniform draw of the finished strings, float32 `b x A`.
+
+        It is at least `LEAST_PRIOR`, and 0 where an action is illegal.
+        """
+        row = self._row(state)
+        return self._tables.on(row.device).prior.index_select(0, row)
 
     def forward_mask(self, state: SequenceState) -> Tensor:
         """Return bool `b x A`: the letters that an object can have next, and the stop where it is one."""
-        row = self.node(state)
-        if self._stops:
-            row = row.masked_fill(state.finished, self._nodes)
+        row = self._row(state)
         return self._tables.on(row.device).forward.index_select(0, row)
 
     def step(self, state: SequenceState, action: Tensor) -> SequenceState:
         """Append one letter to every row, or stop."""
         place = state.length.unsqueeze(1)
         if not self._stops:
-            node = self._walker.follow(self.node(state), action)
+            node = self._walker.follow(_node(state), action)
             tokens = state.tokens.scatter(1, place, action.unsqueeze(1))
             length = state.length + 1
             path = _path(state).scatter(1, place + 1, node.unsqueeze(1))
             return RuledState(tokens, length, length == self._full, path)
         stop, positions = action >= self._letters, self._tables.on(action.device).positions
-        node = self._walker.follow(self.node(state), action.masked_fill(stop, 0))
+        node = self._walker.follow(_node(state), action.masked_fill(stop, 0))
         # A stop writes a blank behind the last letter, where there is one already or no position at all.
         code = action.masked_fill(stop, BLANK).unsqueeze(1)
         tokens = torch.where(positions[:, :-1] == place, code, state.tokens)
@@ -288,6 +297,26 @@ class RuledGrowth:
         """Return the forward action, `b`, that adds the removed letter again, or stops."""
         last = state.tokens.gather(1, (state.length - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
         return last.masked_fill(action == 1, self._letters)
+
+    def _row(self, state: SequenceState) -> Tensor:
+        """Return each state's row of the tables, int32 `b`."""
+        return _node(state).masked_fill(state.finished, self._nodes) if self._stops else _node(state)
+
+
+def _prior(walker: Walker, forward: Tensor) -> Tensor:
+    """Return the prior of every row of the masks, float32."""
+    found = torch.zeros(forward.shape, dtype=torch.float32)
+    nodes = torch.arange(len(forward) - 1, dtype=torch.int32)
+    for some in torch.split(nodes, 2**16):
+        ways = walker.weights(some)[:, : forward.shape[1]]
+        log_p = (ways.log() - ways.sum(dim=1, keepdim=True).log()).clamp_min(LEAST_PRIOR)
+        found[some.long()] = log_p.float().masked_fill(~forward[some.long()], 0.0)
+    return found
+
+
+def _node(state: SequenceState) -> Tensor:
+    """Return where each row stands in the automaton, int32 `b`."""
+    return _path(state).gather(1, state.length.unsqueeze(1)).squeeze(1)
 
 
 def _path(state: SequenceState) -> Tensor:

@@ -140,6 +140,10 @@ class Space(Protocol[S]):
 
         Two unfinished states that differ have different encodings, and so have two finished ones. The
         encoding of a finished state may equal that of the state it was stopped in.
+
+        Where a space has an attribute `has_prior` that is True, the last `A` columns are the log-probabilities of
+        the next action that an untrained policy shall take: in a space whose uniform steps lead to few of its
+        objects, those that lead to all of them alike.
         """
         ...
 

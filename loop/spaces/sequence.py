@@ -18,7 +18,7 @@ from flowscout.loop.spaces.alphabets import SequenceRules, Strand
 from flowscout.loop.spaces.arguments import ENUMERATION_LIMIT, require_enumerable, require_list
 from flowscout.loop.spaces.constraints import Constraints
 from flowscout.loop.spaces.edits import RuledEdits
-from flowscout.loop.spaces.growth import Ends, RuledState, SequenceState, growth_of
+from flowscout.loop.spaces.growth import Ends, RuledGrowth, RuledState, SequenceState, growth_of
 from flowscout.loop.spaces.records import PerDevice, TensorRecord
 from flowscout.loop.spaces.walking import BLANK, Walker
 
@@ -164,8 +164,13 @@ class SequenceSpace:
 
     @property
     def encoding_dim(self) -> int:
-        """One column per position and letter."""
-        return self.rules.length * len(self._codes)
+        """One column per position and letter, and under rules one per action."""
+        return self.rules.length * len(self._codes) + (self.n_actions if self.has_prior else 0)
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether an untrained policy is told of the rules: step by step, a few mutations would all come first."""
+        return bool(self.rules.constraints)
 
     @property
     def size(self) -> int:
@@ -219,7 +224,12 @@ class SequenceSpace:
         return differs.double() * math.log(2)
 
     def encode(self, state: SequenceState) -> Tensor:
-        """Return one-hot letters, float32 `b x (L A)`: a position that is blank is all zeros."""
+        """Return one-hot letters, float32 `b x (L A)`: a position that is blank is all zeros.
+
+        Under rules, beside them the log-probability of each action in a uniform draw, `b x A`.
+        """
+        if isinstance(self._growth, RuledGrowth):
+            return torch.cat([self._one_hot(state.tokens), self._growth.prior(state)], dim=1)
         return self._one_hot(state.tokens)
 
     def features(self, state: SequenceState) -> Tensor:

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowscout.errors import ConfigError
+from flowscout.loop.gflownet import TrainerSettings, exact_law
+from flowscout.loop.gflownet.trainer import make_policy
 from flowscout.loop.proposers.evolution import Evolution
 from flowscout.loop.proposers.protocol import Problem
 from flowscout.loop.spaces import SequenceSpace
@@ -121,3 +123,13 @@ def test_nothing_of_a_plain_space_has_changed_by_rules_that_never_bind():
 def test_rules_and_both_ends_do_not_go_together():
     with pytest.raises(ConfigError, match="ends is 'both' and the rules are forbid, gc"):
         SequenceSpace("dna", 5, ends="both", forbid=["GG"], gc=[0, 1])
+
+
+@pytest.mark.parametrize("name", [name for name, space in SPACES.items() if space.has_prior])
+def test_untrained_policy_builds_every_string_with_one_probability(name):
+    space = SPACES[name]
+    policy = make_policy(space, TrainerSettings(), torch.Generator().manual_seed(0))
+    law = exact_law(space, policy)
+    uniform = torch.full_like(law.log_p, -math.log(len(law.log_p)))
+    # 1e-5: the prior is float32, and there are up to eight of its steps.
+    torch.testing.assert_close(law.log_p, uniform, rtol=0, atol=1e-5)

@@ -21,6 +21,7 @@ SPACES = [
     SequenceSpace("dna", 5),
     SequenceSpace("dna", 4, min_length=1),
     SequenceSpace("dna", 4, ends="both"),
+    SequenceSpace("dna", 5, wild_type="ACGTA", max_mutations=2),
     GridSpace(2, 5),
     SubsetSpace(6, conflicts=[("0", "1")]),
     DagSpace(3),
