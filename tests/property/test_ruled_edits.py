@@ -30,7 +30,7 @@ SPACES = {
 
 
 @given(st.sampled_from(sorted(SPACES)), st.integers(0, 10_000))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_every_edit_is_an_object_and_follows_from_the_generator(name, seed):
     space = SPACES[name]
     start = space.uniform(16, torch.Generator().manual_seed(seed))
@@ -79,7 +79,6 @@ class Flat:
         return torch.zeros(len(state))
 
 
-@pytest.mark.parametrize("crossover", [0.0, 0.5])
 @pytest.mark.parametrize(
     "space",
     [
@@ -93,10 +92,10 @@ class Flat:
     ],
     ids=repr,
 )
-def test_search_from_one_object_meets_every_other(space, crossover):
+def test_search_from_one_object_meets_every_other(space):
     start = space.uniform(1, torch.Generator().manual_seed(0))
     problem = Problem(space, Flat(), start, torch.device("cpu"))
-    found = Evolution(evaluations=100_000, parents=64, children=64, crossover=crossover).run(problem, seed=0)
+    found = Evolution(evaluations=100_000, parents=64, children=24, crossover=0.5).run(problem, seed=0)
     keys = {space.key(text) for text in space.decode(type(start).cat([start, found.states]))}
     assert len(keys) == space.size
 
