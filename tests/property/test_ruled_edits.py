@@ -95,7 +95,7 @@ class Flat:
 def test_search_from_one_object_meets_every_other(space):
     start = space.uniform(1, torch.Generator().manual_seed(0))
     problem = Problem(space, Flat(), start, torch.device("cpu"))
-    found = Evolution(evaluations=100_000, parents=64, children=24, crossover=0.5).run(problem, seed=0)
+    found = Evolution(evaluations=100_000, parents=64, children=64, crossover=0.5).run(problem, seed=0)
     keys = {space.key(text) for text in space.decode(type(start).cat([start, found.states]))}
     assert len(keys) == space.size
 
