@@ -113,6 +113,8 @@ def look_up(bench: Workbench, unknown: Sequence[UnknownRecord]) -> list[Ruling]:
             rulings.append(Ruling(row.evaluation_id, Verdict.NEVER, message="looked up", attempt=row.attempt))
         elif isinstance(answer, Result):
             read = read_result(bench, row.object, row.idempotency_key, answer)
+            if read.unknown:
+                continue
             rulings.append(
                 Ruling(
                     row.evaluation_id,

@@ -25,12 +25,13 @@ MAX_SOURCE, MAX_UNIT = 200, 50  # what the history's columns hold
 
 @dataclass(frozen=True)
 class Answer:
-    """What an oracle's result says, in the words of the history."""
+    """What an oracle's result says, in the words of the history; `unknown`: nobody can say what came of a call."""
 
     measurements: Sequence[MeasurementRecord] = ()
     failure: FailureClass | None = None
     message: str | None = None
     cost_minor: int | None = None
+    unknown: bool = False
 
 
 def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
@@ -58,7 +59,9 @@ def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
 
 def _outcome(bench: Workbench, claim: Claim, result: Result) -> Outcome:
     answer = read_result(bench, claim.object, claim.idempotency_key, result)
-    return Outcome(claim, answer.measurements, answer.failure, answer.message, answer.cost_minor)
+    return Outcome(
+        claim, answer.measurements, answer.failure, answer.message, answer.cost_minor, unknown=answer.unknown
+    )
 
 
 def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer:
@@ -67,6 +70,11 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
     A number that was paid for is kept, whatever else is odd about it.
     """
     cost_minor = _minor(result.cost_usd)
+    if result.failure == "unknown":  # with a key it may be asked again, without one nobody may
+        message = result.message or "nobody can say whether it was measured"
+        if bench.oracle.info.idempotent:
+            return Answer(failure=FailureClass.TRANSIENT, message=message, cost_minor=cost_minor)
+        return Answer(unknown=True, message=message)
     if result.failure is not None:
         known = result.failure in tuple(FailureClass)
         return Answer(

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from flowscout.errors import OracleImportError
 
-Failure = Literal["transient", "permanent", "infeasible"]
+Failure = Literal["transient", "permanent", "infeasible", "unknown"]
 
 MARK = "__flowscout_oracle__"
 """The attribute by which a function says that it takes requests and returns results."""
@@ -33,8 +33,9 @@ class Result:
 
     `sem` and `n` belong to the values; `qualifier` is `=`, `<` or `>`; `cost_usd` is the bill where it is not
     the oracle's price. `unit` is the objective's, which must be the one that the campaign file names, if it names
-    one: nothing is converted. A `failure` is `transient` (try again), `permanent` (never will) or `infeasible`
-    (the object cannot exist); a failed result has no values.
+    one: nothing is converted. A `failure` is `transient` (try again), `permanent` (never will), `infeasible`
+    (the object cannot exist) or `unknown` (nobody can say whether it was measured: an idempotent oracle is called
+    again, any other is not); a failed result has no values.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
