@@ -6,12 +6,14 @@ from typing import Any
 
 from flowscout.errors import OracleImportError
 from flowscout.loop.oracles.function import function_oracle
+from flowscout.loop.oracles.http import http_oracle
 from flowscout.loop.oracles.lab import lab_oracle
 from flowscout.loop.oracles.protocol import Oracle
 from flowscout.loop.oracles.table import table_oracle
 
 BUILDERS: Mapping[str, Callable[..., Oracle]] = {
     "callable": function_oracle,
+    "http": http_oracle,
     "lab": lab_oracle,
     "table": table_oracle,
 }
