@@ -58,6 +58,8 @@ def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
 
 
 def _outcome(bench: Workbench, claim: Claim, result: Result) -> Outcome:
+    if result.pending_s is not None and result.failure is None and not result.values:
+        return Outcome(claim, message=result.message, pending_s=float(result.pending_s))
     answer = read_result(bench, claim.object, claim.idempotency_key, result)
     return Outcome(
         claim, answer.measurements, answer.failure, answer.message, answer.cost_minor, unknown=answer.unknown

@@ -35,7 +35,9 @@ class Result:
     the oracle's price. `unit` is the objective's, which must be the one that the campaign file names, if it names
     one: nothing is converted. A `failure` is `transient` (try again), `permanent` (never will), `infeasible`
     (the object cannot exist) or `unknown` (nobody can say whether it was measured: an idempotent oracle is called
-    again, any other is not); a failed result has no values.
+    again, any other is not); a failed result has no values. `pending_s` says that the call was accepted and its
+    answer will come by itself within so many seconds, to `flowscout serve-results` or `tell`; it has no values
+    yet.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Result:
     cost_usd: float | None = None
     failure: Failure | None = None
     message: str | None = None
+    pending_s: float | None = None
 
 
 @dataclass(frozen=True)
