@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from flowscout.errors import ConfigError, OracleError
 from flowscout.loop.oracles.cleaning import MAX_TEXT, clean, first_line
 from flowscout.loop.oracles.exchange import Answered, Line, LostError, NotSentError, origin
-from flowscout.loop.oracles.protocol import Answer, Failure, OracleInfo, Request, Result
+from flowscout.loop.oracles.protocol import Answer, Calling, Failure, OracleInfo, Request, Result
 from flowscout.loop.oracles.wire import match_answers, parse, read_answer, shown, write_request
 from flowscout.loop.secrets import read_token
 
@@ -57,18 +57,17 @@ class HttpOracle:
     answers: Literal["at_once", "poll", "call_back"] = "at_once"
     secret_env: str | None = None
     lookup_url: str | None = None
-    batch: int = 24
-    concurrency: int = 1
     timeout_s: float = 60.0
     tries: int = 5
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False, compare=False)
     line: Line = field(default=Line(keeps_connections=False), repr=False, compare=False)
 
     def __call__(self, requests: Sequence[Request]) -> list[Result]:
-        """Post the requests, at most `batch` at a time, and return what the service says of each."""
+        """Post the requests, as many at a time as a call may have, and return what the service says of each."""
+        size = self.info.calling.batch or max(1, len(requests))
         found: list[Result] = []
-        for first in range(0, len(requests), self.batch):
-            found += self._call(requests[first : first + self.batch])
+        for first in range(0, len(requests), size):
+            found += self._call(requests[first : first + size])
         return found
 
     def lookup(self, keys: Sequence[str]) -> Mapping[str, Answer]:
@@ -322,6 +321,7 @@ def http_oracle(
     batch: int = 24,
     concurrency: int = 1,
     timeout_s: float = 60.0,
+    rate_per_s: float | None = None,
     tries: int = 5,
     folder: Path,
     property: str,  # noqa: A002
@@ -335,6 +335,7 @@ def http_oracle(
         cost_usd=cost_usd,
         idempotent=idempotent,
         lookup=lookup_url is not None,
+        calling=Calling(batch=batch, concurrency=concurrency, timeout_s=timeout_s, rate_per_s=rate_per_s),
     )
     return HttpOracle(
         info,
@@ -343,8 +344,6 @@ def http_oracle(
         answers=answers,
         secret_env=secret_env,
         lookup_url=lookup_url,
-        batch=batch,
-        concurrency=concurrency,
         timeout_s=timeout_s,
         tries=tries,
         line=Line(keeps_connections=idempotent),

@@ -53,6 +53,29 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Calling:
+    """How an oracle is called: `batch` requests in one call at most (None: all that wait in one call).
+
+    `concurrency` is how many calls go on at the same time, `rate_per_s` how many are begun in a second, both in
+    each process that calls. A call takes `timeout_s` at most: the oracle itself sees to that, and raises
+    `OracleTimeoutError`, or answers that what is left is of unknown end.
+    """
+
+    batch: int | None = None
+    concurrency: int = 1
+    timeout_s: float | None = None
+    rate_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, count in (("batch", self.batch), ("concurrency", self.concurrency)):
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise OracleImportError(f"{name} is {count!r}, expected a whole number from 1; correct it.")
+        for name, amount in (("timeout_s", self.timeout_s), ("rate_per_s", self.rate_per_s)):
+            if amount is not None and not (math.isfinite(amount) and amount > 0):
+                raise OracleImportError(f"{name} is {amount!r}, expected a number above 0; correct it.")
+
+
+@dataclass(frozen=True)
 class OracleInfo:
     """What must be known of an oracle before it is called.
 
@@ -68,6 +91,7 @@ class OracleInfo:
     idempotent: bool = True
     lookup: bool = False
     waits_for_people: bool = False
+    calling: Calling = Calling()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost_usd) and (self.cost_usd == 0 or self.cost_usd >= 0.01)):
@@ -87,7 +111,19 @@ class Oracle(Protocol):
         ...
 
     def __call__(self, requests: Sequence[Request]) -> Sequence[Result]:
-        """Measure. An exception counts as a transient failure of every request."""
+        """Measure. An exception counts as a transient failure of every request of the call.
+
+        It is called from several threads at once where `info.calling.concurrency` is above 1.
+        """
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """An oracle that keeps something between calls, such as a running program."""
+
+    def close(self) -> None:
+        """End what is running, calls under way included. A later call starts it anew."""
         ...
 
 
@@ -126,11 +162,17 @@ def oracle(
     version: str = "1",
     fidelity: str = "default",
     lookup: Callable[[list[str]], Mapping[str, Answer]] | None = None,
+    batch: int | None = None,
+    concurrency: int = 1,
+    timeout_s: float | None = None,
+    rate_per_s: float | None = None,
 ) -> Callable[[F], F]:
     """Mark a function from a list of `Request` to a list of `Result` as an oracle.
 
     `idempotent` is false unless you say that a repeated key neither acts nor bills again. `lookup` is a function
-    that says what came of calls, by their keys: see `LookUp`. The marked function itself is returned unchanged.
+    that says what came of calls, by their keys: see `LookUp`. The others are those of `Calling`, and what the
+    campaign file says of them counts first. A function whose first parameter is annotated `Request` is called
+    with one request at a time, and returns one `Result`. The marked function itself is returned unchanged.
     """
 
     def mark(function: F) -> F:
@@ -141,6 +183,7 @@ def oracle(
             cost_usd=cost_usd,
             idempotent=idempotent,
             lookup=lookup is not None,
+            calling=Calling(batch, concurrency, timeout_s, rate_per_s),
         )
         setattr(function, MARK, info)
         setattr(function, LOOKUP_MARK, lookup)

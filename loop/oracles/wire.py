@@ -9,7 +9,9 @@ request and holds what a `Result` does, `{"key": "3f..", "values": {"affinity": 
 
 import json
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, get_args
 
 from flowscout.errors import OracleError
@@ -32,6 +34,25 @@ def write_request(request: Request) -> dict[str, Any]:
         "replicate": request.replicate,
         "fidelity": request.fidelity,
     }
+
+
+def write_answer(key: str, result: Result) -> dict[str, Any]:
+    """Return the answer that says what a result does; what is left out is as in a new `Result`.
+
+    Raises:
+        TypeError, ValueError: it holds what JSON cannot.
+    """
+    answer: dict[str, Any] = {name: value for name, value in vars(result).items() if value is not None}
+    answer["key"] = key
+    answer["values"] = {str(name): _plain(value) for name, value in result.values.items()}
+    for name in ("sem", "n", "cost_usd"):
+        if name in answer:
+            answer[name] = _plain(answer[name])
+    if result.as_run is not None:
+        answer["as_run"] = json.loads(json.dumps(result.as_run, default=str))
+    if result.message is not None:
+        answer["message"] = str(result.message)
+    return answer
 
 
 def parse(text: str | bytes) -> Any:
@@ -66,6 +87,84 @@ def read_answer(answer: Any, property: str) -> tuple[str, Result]:  # noqa: A002
     return answer["key"], _result(answer, property)
 
 
+class Answers:
+    """The answers to the requests of one call, gathered one by one in any order; bounded, whatever comes.
+
+    The answer to a lone request need name no key. The same answer twice is one. An answer to no request is left
+    out.
+    """
+
+    def __init__(self, requests: Sequence[Request], *, property: str, oracle: str) -> None:  # noqa: A002
+        self._requests, self._property, self._oracle = requests, property, oracle
+        self._found: dict[str, list[Result]] = {request.key: [] for request in requests}
+        self._missing = len(self._found)
+        self._odd: list[str] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether every request has an answer."""
+        return self._missing == 0
+
+    def add(self, answer: Any) -> None:
+        """Take a parsed answer, or a list of them."""
+        if isinstance(answer, list):
+            for one in answer:
+                self.add(one)
+            return
+        alone = len(self._requests) == 1 and isinstance(answer, Mapping) and answer.get("key") is None
+        try:
+            key, result = read_answer(
+                {**answer, "key": self._requests[0].key} if alone else answer, self._property
+            )
+        except OracleError as error:
+            self.note(str(error))
+            return
+        found = self._found.get(key)
+        if found is None:
+            self.note(f"An answer came to the key {shown(key)}, which is of no request in this call.")
+        elif len(found) < 2 and result not in found:
+            self._missing -= not found
+            found.append(result)
+
+    def add_line(self, line: bytes) -> None:
+        """Take a line of JSON; one that is none is noted, as programs print other things too."""
+        if not line.strip():
+            return
+        try:
+            answer = parse(line)
+        except OracleError as error:
+            self.note(str(error))
+        else:
+            self.add(answer)
+
+    def note(self, reason: str) -> None:
+        """Keep a reason why answers may be missing; the first few are told."""
+        if len(self._odd) < 2:
+            self._odd.append(reason)
+
+    def results(self, reason: str = "") -> list[Result]:
+        """Return the result of each request, in their order.
+
+        One without an answer, or with two that differ, is of unknown end: whether it was measured, nobody can
+        say. `reason` is what is known of why answers may be missing.
+        """
+        return [self._only(request, reason) for request in self._requests]
+
+    def _only(self, request: Request, reason: str) -> Result:
+        found = self._found[request.key]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            values = " and ".join(shown(dict(one.values) or one.message) for one in found)
+            message = f"oracle {self._oracle!r} answered twice for {request.object!r}, with {values}"
+        else:
+            message = f"oracle {self._oracle!r} gave no answer for {request.object!r}"
+        more = "".join(f" {one}" for one in [reason, *self._odd] if one)
+        return Result(
+            failure="unknown", message=f"{message}, expected one answer with the key {request.key[:12]}....{more}"
+        )
+
+
 def match_answers(
     requests: Sequence[Request],
     answers: Iterable[Any],
@@ -74,47 +173,17 @@ def match_answers(
     oracle: str,
     reason: str = "",
 ) -> list[Result]:
-    """Return the result of each request, in their order, of parsed answers that came in any.
-
-    The answer to a lone request need name no key. The same answer twice is one. A request without an answer, or
-    with two that differ, is of unknown end: whether it was measured, nobody can say. An answer to no request is
-    left out. `reason` is what else is known of why answers may be missing.
-    """
-    found: dict[str, list[Result]] = {request.key: [] for request in requests}
-    odd = [reason] if reason else []
+    """Return the result of each request, in their order, of parsed answers that came in any; see `Answers`."""
+    found = Answers(requests, property=property, oracle=oracle)
     for answer in answers:
-        alone = len(requests) == 1 and isinstance(answer, Mapping) and answer.get("key") is None
-        try:
-            key, result = read_answer({**answer, "key": requests[0].key} if alone else answer, property)
-        except OracleError as error:
-            odd.append(str(error))
-            continue
-        if key not in found:
-            odd.append(f"an answer came to the key {shown(key)}, which is of no request in this call.")
-        elif result not in found[key]:
-            found[key].append(result)
-    return [_only(found[request.key], request, oracle, odd) for request in requests]
+        found.add(answer)
+    return found.results(reason)
 
 
 def shown(content: Any) -> str:
     """Return what came as a message shows it: on one line, not too long, no text taken for another."""
     text = repr(content[: MAX_SHOWN + 1] if isinstance(content, str | bytes) else content)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
-def _only(results: Sequence[Result], request: Request, oracle: str, odd: Sequence[str]) -> Result:
-    """Return the one result of a request, or that its end is unknown."""
-    if len(results) == 1:
-        return results[0]
-    if results:
-        values = " and ".join(shown(dict(one.values) or one.message) for one in results[:2])
-        message = f"oracle {oracle!r} answered {len(results)} times for {request.object!r}, with {values}"
-    else:
-        message = f"oracle {oracle!r} gave no answer for {request.object!r}"
-    more = "".join(f" {one}" for one in odd[:2])
-    return Result(
-        failure="unknown", message=f"{message}, expected one answer with the key {request.key[:12]}....{more}"
-    )
 
 
 def _result(answer: Mapping[str, Any], property: str) -> Result:  # noqa: A002
@@ -160,6 +229,15 @@ def _values(answer: Mapping[str, Any], property: str) -> dict[str, float | None]
     values = answer.get("values")
     found = {name: _number(value) for name, value in values.items()} if isinstance(values, Mapping) else {}
     return {property: _number(answer["value"]), **found} if "value" in answer else found
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of NumPy, decimals and others as Python's own; anything else as it is."""
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real | Decimal) else str(value)
 
 
 def _number(value: Any) -> float | None:

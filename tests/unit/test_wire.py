@@ -1,12 +1,14 @@
 """Requests and answers as JSON: an answer is somebody's, or nobody's; no number is invented or lost."""
 
 import json
+from decimal import Decimal
 
+import numpy as np
 import pytest
 
 from flowscout.errors import OracleError
 from flowscout.loop.oracles import Request, Result
-from flowscout.loop.oracles.wire import match_answers, parse, read_answer, write_request
+from flowscout.loop.oracles.wire import Answers, match_answers, parse, read_answer, write_answer, write_request
 from flowscout.testing.oracles import requests_for
 
 
@@ -101,7 +103,7 @@ def test_missing_answer_is_unknown_and_its_neighbours_are_not():
     assert good == Result({"y": 1.0})
     assert missing.failure == "unknown"
     assert "'dock' gave no answer for 'AC', expected one answer with the key" in missing.message
-    assert missing.message.endswith("It ended with code 3.")
+    assert missing.message.endswith(".... It ended with code 3.")
 
 
 def test_same_answer_twice_is_one_and_two_that_differ_are_none():
@@ -115,7 +117,7 @@ def test_same_answer_twice_is_one_and_two_that_differ_are_none():
     same, differing = match([first, second], answers)
     assert same == Result({"y": 1.0})
     assert differing.failure == "unknown"
-    assert "answered 2 times for 'GT', with {'y': 1.0} and {'y': 2.0}" in differing.message
+    assert "answered twice for 'GT', with {'y': 1.0} and {'y': 2.0}" in differing.message
 
 
 def test_answer_to_another_call_is_left_out_and_named_where_one_is_missing():
@@ -123,4 +125,31 @@ def test_answer_to_another_call_is_left_out_and_named_where_one_is_missing():
     answers = [{"key": "elsewhere", "value": 9.0}, {"key": first.key, "value": 1.0}]
     good, missing = match([first, second], answers)
     assert good == Result({"y": 1.0})
-    assert "an answer came to the key 'elsewhere', which is of no request" in missing.message
+    assert "An answer came to the key 'elsewhere', which is of no request" in missing.message
+
+
+def test_answer_that_is_written_reads_as_the_result_it_was():
+    full = Result({"y": -7.2, "mass": 300.0}, 0.1, 3, "<", "nM", {"plate": 4}, 2.5, None, "warm")
+    for result in (full, Result({"y": 1.0}), Result(failure="infeasible", message="no", cost_usd=1.0)):
+        assert read_answer(json.loads(json.dumps(write_answer("3f", result))), "y") == ("3f", result)
+
+
+def test_answer_is_written_with_numbers_of_other_libraries():
+    result = Result({"y": np.float32(0.5)}, sem=Decimal("0.25"), n=np.int64(3), as_run={"at": {1, 2}})
+    answer = json.loads(json.dumps(write_answer("3f", result)))
+    assert read_answer(answer, "y")[1] == Result({"y": 0.5}, sem=0.25, n=3, as_run={"at": "{1, 2}"})
+
+
+def test_flood_of_answers_and_noise_is_bounded():
+    first, second = requests_for(["AC", "GT"])
+    answers = Answers([first, second], property="y", oracle="dock")
+    for place in range(1000):
+        answers.add({"key": first.key, "value": place})
+        answers.add_line(b"noise " * 50)
+        answers.add_line(b" \n")
+    assert not answers.complete
+    twice, missing = answers.results()
+    assert "with {'y': 0.0} and {'y': 1.0}" in twice.message
+    assert len(missing.message) < 600
+    answers.add_line(json.dumps([{"key": second.key, "value": 1.0}]).encode())
+    assert answers.complete
