@@ -116,7 +116,7 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
             row_id=key,
             qualifier=Qualifier(result.qualifier),
             sem=_number(result.sem),
-            n=int(result.n) if isinstance(result.n, numbers.Integral) and 0 < result.n <= MAX_N else None,
+            n=_count(result.n),
             unit=None if unit is None else str(unit)[:MAX_UNIT],
             as_run=_as_json(result.as_run),
         )
@@ -139,6 +139,11 @@ def _is_finite(value: Any) -> bool:
 def _number(value: Any) -> float | None:
     """Return a plain number, as every database driver knows it; None where there is none."""
     return float(value) if _is_finite(value) else None
+
+
+def _count(n: Any) -> int | None:
+    """Return a number of readings; None where it is none that the history can hold."""
+    return int(n) if isinstance(n, numbers.Integral) and 0 < int(n) <= MAX_N else None
 
 
 def _minor(cost_usd: Any) -> int | None:
