@@ -57,11 +57,35 @@ class Experiments:
         return self._claim(query, owner=owner, limit=limit, lease_s=lease_s)
 
     def claim_any(
-        self, campaign_id: int, *, owner: str, limit: int | None = None, lease_s: float = ATTEMPT_LEASE_S
+        self,
+        campaign_id: int,
+        *,
+        owner: str,
+        limit: int | None = None,
+        lease_s: float = ATTEMPT_LEASE_S,
+        version_id: int | None = None,
     ) -> list[Claim]:
-        """Begin attempts as `claim` does, at evaluations of any round that was dispatched, the oldest first."""
+        """Begin attempts as `claim` does, at evaluations of any round that was dispatched, the oldest first.
+
+        With `version_id`, of those rounds alone that began with this version of the campaign file.
+        """
         query = queued().where(Evaluation.campaign_id == campaign_id, Round.state.in_(_CALLED_FOR))
+        if version_id is not None:
+            query = query.where(Round.config_version_id == version_id)
         return self._claim(query, owner=owner, limit=limit, lease_s=lease_s)
+
+    def versions_queued(self, campaign_id: int) -> list[int]:
+        """Return the versions of the campaign file whose rounds have something to be called, the oldest first."""
+        query = (
+            select(Round.config_version_id)
+            .join(Evaluation, Evaluation.round_id == Round.id)
+            .where(Evaluation.campaign_id == campaign_id, Evaluation.state == EvaluationState.QUEUED)
+            .where(Round.state.in_(_CALLED_FOR))
+            .group_by(Round.config_version_id)
+            .order_by(func.min(Evaluation.id))
+        )
+        with self._database.read() as session:
+            return list(session.scalars(query))
 
     def _claim(self, query: Select[Any], *, owner: str, limit: int | None, lease_s: float) -> list[Claim]:
         query = query.limit(limit)

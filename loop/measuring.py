@@ -8,13 +8,15 @@ import logging
 import math
 import numbers
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from decimal import Decimal
+from queue import SimpleQueue
 from typing import Any
 
 from flowscout.db import Claim, FailureClass, MeasurementRecord, Outcome, Qualifier
-from flowscout.errors import OracleError
-from flowscout.loop.oracles import Request, Result
+from flowscout.errors import OracleError, OracleTimeoutError
+from flowscout.loop.oracles import Request, Result, raised
 from flowscout.loop.section import MAX_USD
 from flowscout.loop.workbench import Workbench
 
@@ -35,22 +37,57 @@ class Answer:
     unknown: bool = False
 
 
-def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
+class Late:
+    """Outcomes of calls that were given up before they ended: their values are recorded, and change no state.
+
+    One for each history, for as long as this process has it open; any thread may keep something here.
+    """
+
+    def __init__(self) -> None:
+        self._kept: SimpleQueue[tuple[Workbench, Sequence[Outcome]]] = SimpleQueue()
+
+    def keep(self, bench: Workbench, outcomes: Sequence[Outcome]) -> None:
+        """Keep those that bring a value."""
+        brought = [outcome for outcome in outcomes if outcome.measurements]
+        if brought:
+            self._kept.put((bench, brought))
+
+    def taken(self) -> list[tuple[Workbench, Sequence[Outcome]]]:
+        """Return what has come, once."""
+        found = []
+        while not self._kept.empty():
+            found.append(self._kept.get())
+        return found
+
+
+def measure(bench: Workbench, claims: Sequence[Claim], *, late: Late | None = None) -> list[Outcome]:
     """Call the oracle once for all claims and return what came of each.
 
-    An exception or an answer that breaks the contract is a failure of an idempotent oracle's calls. Of any
-    other oracle nobody can say then whether it acted, so its calls are unknown and are never made again.
+    An exception, a time-out or an answer that breaks the contract is a failure of an idempotent oracle's calls.
+    Of any other oracle nobody can say then whether it acted, so its calls are unknown and are never made again.
+    What comes after a time-out is kept in `late`. Only KeyboardInterrupt breaks off: that a function ends the
+    process (SystemExit) is a failure of its call.
     """
     info = bench.oracle.info
     requests = [Request(c.object, c.candidate_id, c.idempotency_key, c.replicate, c.fidelity) for c in claims]
     try:
         results = bench.oracle(requests)
+        if len(results) != len(claims):
+            raise OracleError(
+                f"oracle {info.name!r} returned {len(results)} results for {len(claims)} requests, expected one "
+                "for each."
+            )
+    except OracleTimeoutError as error:
+        failure, message = FailureClass.TRANSIENT, str(error)
+        if error.late is not None and late is not None:
+            error.late.add_done_callback(lambda future: _keep_late(bench, claims, future, late))
     except OracleError as error:  # it broke its contract: the same call would break it again
         failure, message = FailureClass.PERMANENT, str(error)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         logger.info("oracle %s raised", info.name, exc_info=True)
-        reason = " ".join(str(error).split())  # a message is one line
-        failure, message = FailureClass.TRANSIENT, f"oracle {info.name!r} raised {type(error).__name__}: {reason}."
+        failure, message = FailureClass.TRANSIENT, raised(info.name, error)
     else:
         return [_outcome(bench, claim, result) for claim, result in zip(claims, results, strict=True)]
     if info.idempotent:
@@ -59,8 +96,26 @@ def measure(bench: Workbench, claims: Sequence[Claim]) -> list[Outcome]:
 
 
 def _outcome(bench: Workbench, claim: Claim, result: Result) -> Outcome:
-    if result.pending_s is not None and result.failure is None and not result.values:
-        return Outcome(claim, message=result.message, pending_s=float(result.pending_s))
+    try:
+        return _read(bench, claim, result)
+    except (AttributeError, TypeError, ValueError) as error:  # it holds what no result may
+        message = (
+            f"oracle {bench.oracle.info.name!r} returned {str(result)[:200]!r}, which cannot be read ({error})."
+        )
+        return Outcome(claim, failure=FailureClass.PERMANENT, message=message)
+
+
+def _keep_late(bench: Workbench, claims: Sequence[Claim], future: "Future[Any]", late: Late) -> None:
+    """Keep what a call has returned that was given up; that it failed in the end is nothing new."""
+    if future.cancelled() or future.exception() is not None or len(future.result()) != len(claims):
+        return
+    outcomes = [_outcome(bench, claim, result) for claim, result in zip(claims, future.result(), strict=True)]
+    late.keep(bench, outcomes)
+
+
+def _read(bench: Workbench, claim: Claim, result: Result) -> Outcome:
+    if _is_finite(result.pending_s) and result.failure is None and not result.values:
+        return Outcome(claim, message=result.message, pending_s=max(0.0, float(result.pending_s or 0.0)))
     answer = read_result(bench, claim.object, claim.idempotency_key, result)
     return Outcome(
         claim, answer.measurements, answer.failure, answer.message, answer.cost_minor, unknown=answer.unknown

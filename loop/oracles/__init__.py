@@ -3,6 +3,7 @@
 What is stored of a measurement belongs in `db`; when an oracle is called, in `loop.stages`.
 """
 
+from flowscout.loop.oracles.function import raised
 from flowscout.loop.oracles.protocol import (
     NOT_KNOWN,
     Calling,
@@ -32,5 +33,6 @@ __all__ = [
     "numbers",
     "oracle",
     "plug_ins",
+    "raised",
     "read_table",
 ]

@@ -11,7 +11,16 @@ from types import ModuleType
 from typing import Any
 
 from flowscout.errors import FlowscoutError, OracleError, OracleImportError, OracleTimeoutError
-from flowscout.loop.oracles.protocol import LOOKUP_MARK, MARK, Answer, NotKnown, OracleInfo, Request, Result
+from flowscout.loop.oracles.protocol import (
+    LOOKUP_MARK,
+    MARK,
+    Answer,
+    Failure,
+    NotKnown,
+    OracleInfo,
+    Request,
+    Result,
+)
 from flowscout.loop.oracles.spawned import SpawnedOracle
 from flowscout.loop.oracles.threads import awaited, in_time
 
@@ -97,11 +106,13 @@ class ScoreOracle:
             OracleError: it did not return one value for each object.
             OracleTimeoutError: it took longer than it may.
         """
+        return _in_time(self, self._measure, requests)
+
+    def _measure(self, requests: Sequence[Request]) -> list[Result]:
         if self.single:
-            return _one_by_one(self.function, requests, self.info, self._read_one)
-        values = _listed(
-            _called(self.function, [request.object for request in requests], self.info), self.info.name
-        )
+            return _one_by_one(self, requests, self._read_one)
+        objects = [request.object for request in requests]
+        values = _listed(_called(self, objects), self.info.name)
         if len(values) != len(requests):
             raise OracleError(
                 f"oracle {self.info.name!r} returned {len(values)} values for {len(requests)} objects, "
@@ -146,9 +157,12 @@ class RequestOracle:
             OracleError: it did not return one `Result` for each request.
             OracleTimeoutError: it took longer than it may.
         """
+        return _in_time(self, self._measure, requests)
+
+    def _measure(self, requests: Sequence[Request]) -> list[Result]:
         if self.single:
-            return _one_by_one(self.function, requests, self.info, self._read_one)
-        results = _listed(_called(self.function, list(requests), self.info), self.info.name)
+            return _one_by_one(self, requests, self._read_one)
+        results = _listed(_called(self, list(requests)), self.info.name)
         wrong = [result for result in results if not isinstance(result, Result)]
         if wrong or len(results) != len(requests):
             came = f"a {type(wrong[0]).__name__}" if wrong else f"{len(results)} results"
@@ -187,18 +201,27 @@ class RequestOracle:
         return answers
 
 
-def _called(function: Callable[..., Any], argument: Any, info: OracleInfo) -> Any:
-    """Return what a function returns, awaited if it is asynchronous, within the time that a call may take."""
-    timeout_s = info.calling.timeout_s
-    if _is_async(function):
-        return awaited(function(argument), timeout_s=timeout_s, name=info.name)
-    return in_time(lambda: function(argument), timeout_s=timeout_s, name=info.name)
+def _in_time(
+    oracle: ScoreOracle | RequestOracle,
+    measure: Callable[[Sequence[Request]], list[Result]],
+    requests: Sequence[Request],
+) -> list[Result]:
+    """Return what comes of a call, in a thread that may be left behind; a coroutine is cancelled by itself."""
+    limit = None if _is_async(oracle.function) else oracle.info.calling.timeout_s
+    return in_time(lambda: measure(requests), timeout_s=limit, name=oracle.info.name)
+
+
+def _called(oracle: ScoreOracle | RequestOracle, argument: Any) -> Any:
+    """Return what a function returns, awaited if it is asynchronous."""
+    returned = oracle.function(argument)
+    if not inspect.iscoroutine(returned):
+        return returned
+    return awaited(returned, timeout_s=oracle.info.calling.timeout_s, name=oracle.info.name)
 
 
 def _one_by_one(
-    function: Callable[..., Any],
+    oracle: ScoreOracle | RequestOracle,
     requests: Sequence[Request],
-    info: OracleInfo,
     read: Callable[[Request, Callable[[Any], Any]], Result],
 ) -> list[Result]:
     """Return the result of each request by a call of its own: one that raises fails alone.
@@ -206,19 +229,20 @@ def _one_by_one(
     A lone one raises, as whoever called knows best what to make of it.
     """
     if len(requests) == 1:
-        return [read(requests[0], lambda argument: _called(function, argument, info))]
+        return [read(requests[0], lambda argument: _called(oracle, argument))]
     results = []
     for request in requests:
         try:
-            results.append(read(request, lambda argument: _called(function, argument, info)))
+            results.append(read(request, lambda argument: _called(oracle, argument)))
         except OracleTimeoutError as error:
             results.append(Result(failure="unknown", message=str(error)))
         except OracleError as error:
-            results.append(Result(failure="permanent" if info.idempotent else "unknown", message=str(error)))
+            failure: Failure = "permanent" if oracle.info.idempotent else "unknown"
+            results.append(Result(failure=failure, message=str(error)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - the user's own code
-            results.append(Result(failure="unknown", message=raised(info.name, error)))
+            results.append(Result(failure="unknown", message=raised(oracle.info.name, error)))
     return results
 
 
