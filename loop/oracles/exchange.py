@@ -3,7 +3,9 @@
 What is asked, and how often, belongs in `loop.oracles.http`.
 """
 
+import logging
 import math
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -61,6 +63,19 @@ def origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
+class _Silence(threading.local, logging.Filter):
+    """Keeps what httpx says of our exchanges out of the log: addresses and headers that come may hold secrets."""
+
+    active = False
+
+    def filter(self, _record: logging.LogRecord) -> bool:
+        """Return whether this thread is in no exchange of ours."""
+        return not self.active
+
+
+_silence = _Silence()
+
+
 @dataclass(frozen=True)
 class Line:
     """A line to one service. Connections are kept only where a request may be sent again.
@@ -74,6 +89,8 @@ class Line:
     def _client(self) -> "httpx.Client":
         import httpx
 
+        for name in ("httpx", "httpcore.connection", "httpcore.http11"):
+            logging.getLogger(name).addFilter(_silence)
         client = httpx.Client(
             follow_redirects=False,
             trust_env=False,  # nothing in the environment decides where a secret is sent
@@ -97,6 +114,7 @@ class Line:
         end = time.monotonic() + timeout_s
         sent = {"Accept-Encoding": "identity", **headers}  # nothing is unpacked: a small answer may be a large one
         try:
+            _silence.active = True
             with self._client.stream(method, url, headers=sent, content=body, timeout=timeout_s) as response:
                 return Answered(
                     response.status_code, dict(response.headers), _body(response, host, end, timeout_s)
@@ -108,6 +126,8 @@ class Line:
             raise LostError(f"the service at {host} did not answer within {timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise LostError(f"the service at {host} gave no whole answer ({type(error).__name__})") from None
+        finally:
+            _silence.active = False
 
 
 def _body(response: "httpx.Response", host: str | None, end: float, timeout_s: float) -> bytes:
@@ -116,9 +136,8 @@ def _body(response: "httpx.Response", host: str | None, end: float, timeout_s: f
     Raises:
         LostError: it is packed, too large, or takes too long, however small its pieces are.
     """
-    packing = response.headers.get("content-encoding", "identity").strip().lower()
-    if packing not in ("", "identity"):
-        raise LostError(f"the service at {host} answered in the encoding {packing[:40]!r}, expected none")
+    if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise LostError(f"the service at {host} packed its answer (Content-Encoding), expected it as it is")
     read = bytearray()
     for piece in response.iter_raw():
         read += piece

@@ -347,7 +347,7 @@ def test_secret_is_in_no_result_log_or_traceback(service, build, monkeypatch, ca
     [request] = requests_for(["AAAA"])
 
     def echo(status):
-        return always(status, f"your header was Bearer {SECRET}".encode())
+        return always(status, f"your header was Bearer {SECRET}".encode(), Server=SECRET)
 
     said = {"key": request.key, "value": 1.0, "message": SECRET, "as_run": {SECRET: [f"x{SECRET}"]}}
     service.plan = [
