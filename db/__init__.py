@@ -3,6 +3,7 @@
 What a round computes does not belong here, nor anything that needs torch or Prefect.
 """
 
+from flowscout.db.answering import Received
 from flowscout.db.archive import Archived
 from flowscout.db.asking import HISTORY_COLUMNS, AsOf, HistoryFilter, parse_as_of, parse_time
 from flowscout.db.budgets import BudgetRecord, BudgetRow
@@ -21,6 +22,7 @@ from flowscout.db.queries import BestRow, RoundRow, StatusRecord, WaitingRow
 from flowscout.db.readonly import Answer
 from flowscout.db.records import (
     ArtefactRecord,
+    AwaitedRecord,
     BoundedRow,
     CampaignRecord,
     Claim,
@@ -33,6 +35,7 @@ from flowscout.db.records import (
     Outcome,
     ProposalRecord,
     Reading,
+    Reply,
     RoundRecord,
     Ruling,
     SamplerRecord,
@@ -65,6 +68,7 @@ __all__ = [
     "ArtefactRecord",
     "AsOf",
     "AttemptState",
+    "AwaitedRecord",
     "BestRow",
     "BoundedRow",
     "BudgetRecord",
@@ -94,6 +98,8 @@ __all__ = [
     "ProposalRecord",
     "Qualifier",
     "Reading",
+    "Received",
+    "Reply",
     "RoundRecord",
     "RoundRow",
     "RoundState",

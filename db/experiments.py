@@ -6,7 +6,9 @@ that were cut off in `db.expiry`.
 """
 
 import logging
+import uuid as uuids
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Select, func, select, update
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 ATTEMPT_LEASE_S = 600.0
 
+MOST_PENDING_S = 366 * 86400.0
+"""How long an answer that comes by itself is waited for at most."""
+
 _CALLED_FOR = (RoundState.DISPATCHED, RoundState.COMPLETE)
 """The rounds whose queued evaluations may be called; of a complete one, those that were reconciled since."""
 
@@ -52,11 +57,35 @@ class Experiments:
         return self._claim(query, owner=owner, limit=limit, lease_s=lease_s)
 
     def claim_any(
-        self, campaign_id: int, *, owner: str, limit: int | None = None, lease_s: float = ATTEMPT_LEASE_S
+        self,
+        campaign_id: int,
+        *,
+        owner: str,
+        limit: int | None = None,
+        lease_s: float = ATTEMPT_LEASE_S,
+        version_id: int | None = None,
     ) -> list[Claim]:
-        """Begin attempts as `claim` does, at evaluations of any round that was dispatched, the oldest first."""
+        """Begin attempts as `claim` does, at evaluations of any round that was dispatched, the oldest first.
+
+        With `version_id`, of those rounds alone that began with this version of the campaign file.
+        """
         query = queued().where(Evaluation.campaign_id == campaign_id, Round.state.in_(_CALLED_FOR))
+        if version_id is not None:
+            query = query.where(Round.config_version_id == version_id)
         return self._claim(query, owner=owner, limit=limit, lease_s=lease_s)
+
+    def versions_queued(self, campaign_id: int) -> list[int]:
+        """Return the versions of the campaign file whose rounds have something to be called, the oldest first."""
+        query = (
+            select(Round.config_version_id)
+            .join(Evaluation, Evaluation.round_id == Round.id)
+            .where(Evaluation.campaign_id == campaign_id, Evaluation.state == EvaluationState.QUEUED)
+            .where(Round.state.in_(_CALLED_FOR))
+            .group_by(Round.config_version_id)
+            .order_by(func.min(Evaluation.id))
+        )
+        with self._database.read() as session:
+            return list(session.scalars(query))
 
     def _claim(self, query: Select[Any], *, owner: str, limit: int | None, lease_s: float) -> list[Claim]:
         query = query.limit(limit)
@@ -93,7 +122,7 @@ class Experiments:
             expiry.lock_rows(session, Attempt, [outcome.claim.attempt_id for outcome in outcomes])
             added, left = settle_plain(session, outcomes, actor=actor)
             for outcome in left:
-                added += _settle_one(session, outcome, actor=actor)
+                added += settle_one(session, outcome, actor=actor)
         return added
 
     def recover(self, campaign_id: int, *, actor: str) -> dict[str, int]:
@@ -223,9 +252,16 @@ def _lock_round(session: Session, round_id: int) -> None:
     lock_campaign(session, session.scalars(select(Round.campaign_id).where(Round.id == round_id)).one())
 
 
-def _settle_one(session: Session, outcome: Outcome, *, actor: str) -> int:
+def settle_one(session: Session, outcome: Outcome, *, actor: str) -> int:
+    """Record what came of one attempt; return how many measurements were added.
+
+    The caller holds the locks of campaign, evaluation and attempt.
+    """
     claim = outcome.claim
     evaluation = session.get_one(Evaluation, claim.evaluation_id)
+    if outcome.pending_s is not None:
+        _let_wait(session, outcome, evaluation.oracle_id)
+        return 0
     succeeded = outcome.failure is None and not outcome.unknown
     target = _ended(outcome)
     oracle = session.get_one(Oracle, evaluation.oracle_id)
@@ -266,6 +302,31 @@ def _settle_one(session: Session, outcome: Outcome, *, actor: str) -> int:
         attempt_id=claim.attempt_id,
         refuse_conflicts=False,
         settles=not fenced_out,
+    )
+
+
+def _let_wait(session: Session, outcome: Outcome, oracle_id: int) -> None:
+    """Hand an attempt to nobody's process until its answer is due: the end of its caller does not end it.
+
+    A token of its own keeps the caller, who may be renewing its leases just now, from shortening the wait. An
+    answer that was faster than the caller has ended the attempt: nothing changes then.
+    """
+    assert outcome.pending_s is not None
+    until = session.scalars(select(utc_now())).one() + timedelta(seconds=min(outcome.pending_s, MOST_PENDING_S))
+    oracle = session.get_one(Oracle, oracle_id)
+    session.execute(
+        update(Attempt)
+        .where(
+            Attempt.id == outcome.claim.attempt_id,
+            Attempt.token == outcome.claim.token,
+            Attempt.state == AttemptState.RUNNING,
+        )
+        .values(
+            owner=f"call-back:{oracle.name}"[:300],
+            token=str(uuids.uuid4()),
+            lease_until=until,
+            message=outcome.message,
+        )
     )
 
 

@@ -2,6 +2,7 @@
 
 from types import TracebackType
 
+from flowscout.db.answering import Answers
 from flowscout.db.archive import Archive
 from flowscout.db.budgets import Budgets
 from flowscout.db.bulk import Bulk
@@ -37,6 +38,7 @@ class History:
         self.campaigns = Campaigns(self.database)
         self.rounds = Rounds(self.database)
         self.experiments = Experiments(self.database)
+        self.answers = Answers(self.database)
         self.measurements = Measurements(self.database)
         self.budgets = Budgets(self.database)
         self.conflicts = Conflicts(self.database)

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flowscout.db.states import CampaignState, Decision, FailureClass, Qualifier, RoundState, Verdict
+from flowscout.db.states import (
+    CampaignState,
+    Decision,
+    EvaluationState,
+    FailureClass,
+    Qualifier,
+    RoundState,
+    Verdict,
+)
 
 
 @dataclass(frozen=True)
@@ -214,7 +222,8 @@ class Outcome:
     """What came of an attempt: measurements, or why there are none.
 
     `unknown` says that the oracle was called and nobody can say whether it acted: the evaluation becomes
-    unknown, and its money stays reserved.
+    unknown, and its money stays reserved. `pending_s` says that the call was accepted and its answer will come by
+    itself within so many seconds: the attempt goes on without its caller.
     """
 
     claim: Claim
@@ -223,6 +232,33 @@ class Outcome:
     message: str | None = None
     cost_minor: int | None = None
     unknown: bool = False
+    pending_s: float | None = None
+
+
+@dataclass(frozen=True)
+class AwaitedRecord:
+    """The evaluation that an idempotency key names; `version_id` is the version of the file of its round."""
+
+    idempotency_key: str
+    evaluation_id: int
+    campaign_id: int
+    candidate_id: int
+    object: str
+    replicate: int
+    fidelity: str
+    state: EvaluationState
+    version_id: int | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an oracle says by itself of the evaluation with an idempotency key: measurements, or a failure."""
+
+    idempotency_key: str
+    measurements: Sequence[MeasurementRecord] = ()
+    failure: FailureClass | None = None
+    message: str | None = None
+    cost_minor: int | None = None
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def _plain(session: Session, outcomes: Sequence[Outcome]) -> list[_Plain]:
         for one in outcomes
         if one.failure is None
         and not one.unknown
+        and one.pending_s is None
         and one.measurements
         and times[one.claim.evaluation_id] == 1
         and not any(record.qualifier is Qualifier.RETRACTED for record in one.measurements)

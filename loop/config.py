@@ -415,6 +415,7 @@ def _member(annotation: Any, part: int | str) -> tuple[Any, bool]:
         return _member(get_args(annotation)[0], part)
     if origin in (Union, UnionType):
         for choice in get_args(annotation):
+            choice = get_args(choice)[0] if get_origin(choice) is Annotated else choice  # a choice with its tag
             fields = getattr(choice, "model_fields", {})
             if "type" in fields and part in get_args(fields["type"].annotation):
                 return choice, True

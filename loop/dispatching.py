@@ -4,23 +4,30 @@ Which round is due belongs in `loop.stages`, what one call is answered in `loop.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from weakref import WeakKeyDictionary
 
 from flowscout.db import (
     ATTEMPT_LEASE_S,
     EvaluationState,
     FailureClass,
+    History,
+    Outcome,
     RoundRecord,
     Ruling,
     UnknownRecord,
     Verdict,
 )
-from flowscout.loop.leases import held_claims
-from flowscout.loop.measuring import measure, read_result
+from flowscout.errors import FlowscoutError
+from flowscout.loop.lanes import GATHER_S, Ended, Lane
+from flowscout.loop.leases import HeldClaims
+from flowscout.loop.measuring import Late, read_result
 from flowscout.loop.oracles import LookUp, Result
 from flowscout.loop.workbench import Workbench, at_version
 
@@ -31,41 +38,160 @@ POLL_S = 0.5
 """How often is looked whether others have settled what they claimed."""
 
 
+STORE_AGAIN_S = (0.2, 1.0, 5.0)
+"""The pauses before an answer is stored again that could not be."""
+
+_late: "WeakKeyDictionary[History, Late]" = WeakKeyDictionary()
+"""What has come of calls that were given up, for each history that this process has open."""
+
+
 @dataclass(frozen=True)
 class Turn:
-    """What came of claims that were taken together: how many, how many values were new, whether to pause."""
+    """What came of a turn: how many evaluations were called, and how many values were new.
 
-    claimed: int
-    added: int
-    transient: bool
+    `idle` means: nothing is under way, and nothing is to be had.
+    """
+
+    called: int = 0
+    added: int = 0
+    idle: bool = False
 
 
 class Dispatcher:
-    """Calls oracles for a campaign, each evaluation by the file that its round began with."""
+    """Calls oracles for a campaign, each evaluation by the file that its round began with.
 
-    def __init__(self, bench: Workbench, *, owner: str, lease_s: float = ATTEMPT_LEASE_S) -> None:
-        self.bench, self.owner, self._lease_s = bench, owner, lease_s
+    It claims no more than is called at once, and a second's work ahead of an oracle that may be called again.
+    All is stored by the thread that takes the turns. Where the block breaks off, what has ended is settled and
+    the other claims are given up.
+    """
+
+    def __init__(
+        self, bench: Workbench, *, owner: str, lease_s: float = ATTEMPT_LEASE_S, shares: bool = False
+    ) -> None:
+        """Call for `bench`; who `shares` takes one at a time where a call takes as many as there are."""
+        self.bench, self.owner, self._lease_s, self._shares = bench, owner, lease_s, shares
         self._benches = {bench.version.id: bench}
+        self._lanes: dict[int, Lane] = {}
+        self._ended: SimpleQueue[Ended] = SimpleQueue()
+        self._held = HeldClaims(bench.history, lease_s=lease_s)
+        self._late = _late.setdefault(bench.history, Late())
+        self._failures, self._not_before = 0, 0.0
+
+    @property
+    def in_hand(self) -> int:
+        """How many evaluations are claimed and not settled."""
+        return sum(lane.in_hand for lane in self._lanes.values())
 
     def turn(self, *, limit: int | None = None) -> Turn:
-        """Claim up to `limit` evaluations, call their oracle and settle them; none where nothing is to be had."""
-        experiments = self.bench.history.experiments
-        claims = experiments.claim_any(
-            self.bench.campaign.id, owner=self.owner, limit=limit, lease_s=self._lease_s
-        )
-        if not claims:
-            return Turn(claimed=0, added=0, transient=False)
-        added, transient = 0, False
-        settling = threading.Event()
-        with held_claims(self.bench.history, claims, lease_s=self._lease_s, settling=settling):
-            for version_id in dict.fromkeys(claim.version_id for claim in claims):
-                bench = self._bench(version_id)
-                mine = [claim for claim in claims if claim.version_id == version_id]
-                outcomes = measure(bench, mine)
-                settling.set()
-                added += experiments.settle(outcomes, actor=f"oracle:{bench.oracle.info.name}")
-                transient |= any(outcome.failure is FailureClass.TRANSIENT for outcome in outcomes)
-        return Turn(len(claims), added, transient)
+        """Claim what there is room for, have it called, and settle what has ended.
+
+        `limit` is how many evaluations are in hand at most; None: as many as are called at once, and where a
+        call takes all there are, all. It waits for calls that are under way, but not for long: whoever takes
+        turns has other things to look after.
+        """
+        pause_s = self._not_before - time.monotonic()
+        claimed = self._claim(limit) if pause_s <= 0 else 0
+        if claimed or self.in_hand:
+            return self._settle(self._gather())
+        if pause_s > 0:
+            time.sleep(min(pause_s, POLL_S))
+        return Turn(added=self._record_late(), idle=pause_s <= 0)
+
+    def drain(self) -> Turn:
+        """Claim nothing more; wait for what is under way and settle it."""
+        called, added = 0, 0
+        while self.in_hand:
+            turn = self._settle(self._gather())
+            called, added = called + turn.called, added + turn.added
+        return Turn(called, added, idle=True)
+
+    def _claim(self, limit: int | None) -> int:
+        """Claim as much as there is room for, the oldest first; return how many evaluations."""
+        found = 0
+        experiments, campaign_id = self.bench.history.experiments, self.bench.campaign.id
+        for version_id in experiments.versions_queued(campaign_id):
+            lane = self._lane(version_id)
+            rooms = [lane.room(), None if limit is None else limit - self.in_hand]
+            if self._shares and rooms[0] is None:
+                rooms[0] = 1
+            room = min((room for room in rooms if room is not None), default=None)
+            if (room is not None and room <= 0) or lane.bench.oracle.info.waits_for_people:
+                continue
+            claims = experiments.claim_any(
+                campaign_id, owner=self.owner, limit=room, lease_s=self._lease_s, version_id=version_id
+            )
+            self._held.hold(claims)
+            lane.take(claims)
+            found += len(claims)
+        return found
+
+    def _gather(self) -> list[Ended]:
+        """Begin what may begin, and return the calls that have ended: at once where others are to be claimed.
+
+        Raises:
+            KeyboardInterrupt: a call was broken off.
+        """
+        found: list[Ended] = []
+        until = time.monotonic() + GATHER_S
+        while True:
+            for lane in self._lanes.values():
+                lane.begin()
+            waits = [lane.wait_s() for lane in self._lanes.values() if lane.waits]
+            with suppress(Empty):
+                found.append(self._ended.get(timeout=max(0.0, min([until - time.monotonic(), *waits]))))
+            while not self._ended.empty():
+                found.append(self._ended.get())
+            broken = [one.error for one in found if one.error is not None]
+            if broken:
+                self._settle([one for one in found if one.error is None])
+                raise broken[0]
+            if time.monotonic() >= until or (found and not any(one.lane.ahead for one in found)):
+                return found
+
+    def _settle(self, ended: Sequence[Ended]) -> Turn:
+        """Store what came of calls, together where they are of one oracle."""
+        called, added, classes = 0, self._record_late(), set()
+        for lane in dict.fromkeys(one.lane for one in ended):
+            claims = [claim for one in ended if one.lane is lane for claim in one.claims]
+            outcomes = [outcome for one in ended if one.lane is lane for outcome in one.outcomes]
+            self._held.let_go(claims)
+            added += store(lane.bench, outcomes)
+            lane.settled(len(claims))
+            called += len(outcomes)
+            classes |= {outcome.failure for outcome in outcomes}
+        if FailureClass.TRANSIENT in classes:  # what fails for a while is not called again at once
+            self._failures = self._failures + 1 if classes == {FailureClass.TRANSIENT} else 0
+            self._not_before = time.monotonic() + RETRY_PAUSE_S * 2 ** min(self._failures, 8)
+        elif called:
+            self._failures = 0
+        return Turn(called, added)
+
+    def _record_late(self) -> int:
+        """Record the values of calls that were given up; they change nothing else."""
+        return sum(store(bench, outcomes) for bench, outcomes in self._late.taken())
+
+    def _lane(self, version_id: int) -> Lane:
+        if version_id not in self._lanes:
+            bench = self._bench(version_id)
+            self._lanes[version_id] = Lane(bench, held=self._held, ended=self._ended, late=self._late)
+        return self._lanes[version_id]
+
+    def __enter__(self) -> "Dispatcher":
+        self._held.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for lane in self._lanes.values():
+                lane.close()
+            rest = []
+            while not self._ended.empty():
+                rest.append(self._ended.get())
+            self._settle([one for one in rest if one.error is None])
+        finally:
+            self._held.__exit__(kind, error, trace)
 
     def recover(self, *, ask: bool = True) -> None:
         """End the calls of the dead, and `ask` oracles that have a look-up what came of those that are unknown.
@@ -113,6 +239,8 @@ def look_up(bench: Workbench, unknown: Sequence[UnknownRecord]) -> list[Ruling]:
             rulings.append(Ruling(row.evaluation_id, Verdict.NEVER, message="looked up", attempt=row.attempt))
         elif isinstance(answer, Result):
             read = read_result(bench, row.object, row.idempotency_key, answer)
+            if read.unknown:
+                continue
             rulings.append(
                 Ruling(
                     row.evaluation_id,
@@ -127,23 +255,53 @@ def look_up(bench: Workbench, unknown: Sequence[UnknownRecord]) -> list[Ruling]:
     return rulings
 
 
+def store(bench: Workbench, outcomes: Sequence[Outcome]) -> int:
+    """Settle outcomes together; return how many values were new.
+
+    What was measured was paid for: one that cannot be stored keeps no other from it, and is tried again for a
+    while. What the history refuses for good is settled as a failure that says so.
+    """
+    actor = f"oracle:{bench.oracle.info.name}"
+    settle = bench.history.experiments.settle
+    try:
+        return settle(outcomes, actor=actor) if outcomes else 0
+    except Exception:
+        logger.warning("%d answers of %s cannot be stored together", len(outcomes), actor, exc_info=True)
+        if len(outcomes) > 1:
+            return sum(store(bench, [outcome]) for outcome in outcomes)
+    [outcome] = outcomes
+    for pause_s in STORE_AGAIN_S:
+        time.sleep(pause_s)
+        try:
+            return settle(outcomes, actor=actor)
+        except FlowscoutError as error:
+            refused: Exception = error
+            break
+        except Exception as error:  # noqa: BLE001 - a database that is away may come back
+            refused = error
+    values = {record.property: record.value for record in outcome.measurements}
+    reason = " ".join(str(refused).split())[:500]
+    message = f"{actor} returned {values} for {outcome.claim.object!r}, which cannot be stored: {reason}"
+    logger.error("%s", message)
+    failed = Outcome(outcome.claim, failure=FailureClass.PERMANENT, message=message, cost_minor=outcome.cost_minor)
+    return settle([failed], actor=actor)
+
+
 def finish(bench: Workbench, record: RoundRecord) -> int:
     """Have everything of a round measured, beside any workers; return how many measurements came back.
 
     What workers have claimed is waited for. What the budget does not reach is cancelled.
     """
-    dispatcher = Dispatcher(bench, owner=bench.held.owner, lease_s=bench.attempt_lease_s)
-    dispatcher.recover()
-    added, tries = 0, 0
-    while waiting := _waiting(bench, record):
-        turn = dispatcher.turn(limit=_share(bench, waiting))
-        added += turn.added
-        tries = tries + 1 if turn.transient else 0
-        if turn.transient:
-            time.sleep(RETRY_PAUSE_S * 2**tries)
-        elif not turn.claimed and not _settle_rest(bench, record):
-            time.sleep(POLL_S)
-        dispatcher.recover(ask=False)
+    added = 0
+    with Dispatcher(bench, owner=bench.held.owner, lease_s=bench.attempt_lease_s) as dispatcher:
+        dispatcher.recover()
+        while waiting := _waiting(bench, record):
+            turn = dispatcher.turn(limit=_share(bench, waiting))
+            added += turn.added
+            if turn.idle and not _settle_rest(bench, record):
+                time.sleep(POLL_S)
+            dispatcher.recover(ask=False)
+        added += dispatcher.drain().added
     return added
 
 

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 
 from flowscout.db import ATTEMPT_LEASE_S, Claim, History
 
@@ -28,30 +29,41 @@ def repeating(action: Callable[[], object], *, every_s: float, name: str) -> Ite
         thread.join()
 
 
-@contextmanager
-def held_claims(
-    history: History,
-    claims: Sequence[Claim],
-    *,
-    lease_s: float = ATTEMPT_LEASE_S,
-    settling: threading.Event | None = None,
-) -> Iterator[set[int]]:
-    """Renew the leases of claims while their oracle is called; yield the ids of attempts that are lost.
+class HeldClaims:
+    """Claims whose leases are renewed in the background while their oracles are called.
 
     A lost one was given up for dead, after this process stood still for longer than its lease. Its call cannot
     be taken back: settle it all the same, its value is recorded and changes nothing else. Where the block breaks
-    off, the claims are given up, so that others need not wait for the lease to end. Set `settling` before you
-    settle them: an attempt that ends then has not been lost.
+    off, the claims that are left are given up, so that others need not wait for their leases to end.
     """
-    lost: set[int] = set()
 
-    def renew() -> None:
-        kept = [claim for claim in claims if claim.attempt_id not in lost]
-        gone = history.experiments.renew(kept, lease_s=lease_s)
-        if settling is not None and settling.is_set():
-            return  # ended by ourselves, it may be; settling looks itself whose they are
+    def __init__(self, history: History, *, lease_s: float = ATTEMPT_LEASE_S) -> None:
+        self._history, self._lease_s = history, lease_s
+        self._held: dict[int, Claim] = {}
+        self._lock = threading.Lock()
+        self._renewing = repeating(self._renew, every_s=lease_s / 4, name="flowscout-claims")
+        self.lost: set[int] = set()
+        """The ids of attempts that are lost."""
+
+    def hold(self, claims: Sequence[Claim]) -> None:
+        """Renew the leases of these too."""
+        with self._lock:
+            self._held |= {claim.attempt_id: claim for claim in claims}
+
+    def let_go(self, claims: Sequence[Claim]) -> None:
+        """Renew these no more: they are to be settled, and an attempt that ends then has not been lost."""
+        with self._lock:
+            for claim in claims:
+                self._held.pop(claim.attempt_id, None)
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = [claim for number, claim in self._held.items() if number not in self.lost]
+        gone = self._history.experiments.renew(held, lease_s=self._lease_s) if held else []
+        with self._lock:
+            gone = [claim for claim in gone if claim.attempt_id in self._held]
         for claim in gone:
-            lost.add(claim.attempt_id)
+            self.lost.add(claim.attempt_id)
             logger.warning(
                 "the lease of attempt %d at %r is lost: this process stood still, and another went on. "
                 "What the call returns is recorded, and changes nothing else.",
@@ -59,9 +71,13 @@ def held_claims(
                 claim.object,
             )
 
-    try:
-        with repeating(renew, every_s=lease_s / 4, name="flowscout-claims"):
-            yield lost
-    except BaseException:
-        history.experiments.renew(claims, lease_s=0)
-        raise
+    def __enter__(self) -> "HeldClaims":
+        self._renewing.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._renewing.__exit__(kind, error, trace)
+        if error is not None and self._held:
+            self._history.experiments.renew(list(self._held.values()), lease_s=0)

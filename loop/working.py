@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 from flowscout.db import ATTEMPT_LEASE_S, HEARTBEAT_S, EvaluationState, RoundState, this_owner
 from flowscout.errors import CampaignBusyError, OracleError
-from flowscout.loop.dispatching import POLL_S, RETRY_PAUSE_S, Dispatcher
+from flowscout.loop.dispatching import POLL_S, Dispatcher
 from flowscout.loop.leases import repeating
 from flowscout.loop.notices import delivering
-from flowscout.loop.workbench import Workbench, at_version, hold_campaign
+from flowscout.loop.workbench import Workbench, hold_campaign
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Stop:
-    """Whether somebody has asked a worker to end. The call in hand is finished before it does."""
+    """Whether somebody has asked a worker to end. The calls in hand are finished before it does."""
 
     asked: bool = False
 
@@ -36,41 +36,45 @@ class Worked:
 def work(
     bench: Workbench,
     *,
-    limit: int | None = 1,
+    limit: int | None = None,
     once: bool = False,
     idle_s: float | None = None,
     stop: Stop | None = None,
     lease_s: float = ATTEMPT_LEASE_S,
 ) -> Worked:
-    """Call oracles for a campaign, `limit` evaluations at a time, until told to stop.
+    """Call oracles for a campaign until told to stop; the calls under way are then waited for.
 
-    `once` ends when nothing is left to claim, `idle_s` after so long without anything to do.
+    `limit` is how many evaluations are in hand at most. Without one it is one at a time where a call takes as many
+    as there are, else as many as the oracle is called for at once. `once` ends when nothing is left to claim,
+    `idle_s` after so long without anything to do.
     """
     stop = Stop() if stop is None else stop
     owner, workers, queue = this_owner(), bench.history.workers, bench.campaign.uuid
-    dispatcher = Dispatcher(bench, owner=owner, lease_s=lease_s)
-    calls, added, tries, since = 0, 0, 0, time.monotonic()
+    calls, added, since = 0, 0, time.monotonic()
     workers.beat(owner, queue=queue)
     try:
         with (
             repeating(lambda: workers.beat(owner, queue=queue), every_s=HEARTBEAT_S, name="flowscout-worker"),
             delivering(bench.history, bench.campaign, bench.config, folder=bench.tools.folder),
+            Dispatcher(bench, owner=owner, lease_s=lease_s, shares=limit is None) as dispatcher,
         ):
             dispatcher.recover()
             while not stop.asked:
-                turn = None if _waits_for_people(bench) else dispatcher.turn(limit=limit)
-                if turn is not None and turn.claimed:
-                    calls, added = calls + turn.claimed, added + turn.added
-                    complete_if_possible(bench)
+                turn = dispatcher.turn(limit=limit)
+                calls, added = calls + turn.called, added + turn.added
+                if not turn.idle:
                     since = time.monotonic()
                 elif once or (idle_s is not None and time.monotonic() - since >= idle_s):
                     break
                 else:
                     time.sleep(POLL_S)
-                tries = tries + 1 if turn is not None and turn.transient else 0
-                if tries:
-                    time.sleep(RETRY_PAUSE_S * 2 ** min(tries, 8))
+                if turn.called:
+                    complete_if_possible(bench)
                 dispatcher.recover(ask=False)
+            turn = dispatcher.drain()
+            calls, added = calls + turn.called, added + turn.added
+            if turn.called:
+                complete_if_possible(bench)
     finally:
         workers.leave(owner)
     return Worked(calls, added)
@@ -94,11 +98,3 @@ def complete_if_possible(bench: Workbench) -> None:
         return
     except OracleError as error:  # every measurement failed: whoever runs the next round is told again
         logger.warning("%s", error)
-
-
-def _waits_for_people(bench: Workbench) -> bool:
-    """Return whether the round under way is measured by people, who tell its results."""
-    unfinished = bench.history.rounds.unfinished(bench.campaign.id)
-    if unfinished is None or unfinished.config_version_id == bench.version.id:
-        return bench.oracle.info.waits_for_people
-    return at_version(bench, unfinished.config_version_id).oracle.info.waits_for_people

@@ -3,8 +3,11 @@
 What is stored of a measurement belongs in `db`; when an oracle is called, in `loop.stages`.
 """
 
+from flowscout.loop.oracles.function import raised
 from flowscout.loop.oracles.protocol import (
     NOT_KNOWN,
+    Calling,
+    Closing,
     LookUp,
     NotKnown,
     Oracle,
@@ -13,11 +16,13 @@ from flowscout.loop.oracles.protocol import (
     Result,
     oracle,
 )
-from flowscout.loop.oracles.registry import build_oracle
+from flowscout.loop.oracles.registry import build_oracle, plug_ins
 from flowscout.loop.oracles.table import numbers, read_table
 
 __all__ = [
     "NOT_KNOWN",
+    "Calling",
+    "Closing",
     "LookUp",
     "NotKnown",
     "Oracle",
@@ -27,5 +32,7 @@ __all__ = [
     "build_oracle",
     "numbers",
     "oracle",
+    "plug_ins",
+    "raised",
     "read_table",
 ]

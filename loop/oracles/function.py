@@ -1,16 +1,28 @@
 """An oracle from a Python function: `module:function` in the campaign's folder or any installed package."""
 
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flowscout.errors import FlowscoutError, OracleError, OracleImportError
-from flowscout.loop.oracles.protocol import LOOKUP_MARK, MARK, Answer, NotKnown, OracleInfo, Request, Result
+from flowscout.errors import FlowscoutError, OracleError, OracleImportError, OracleTimeoutError
+from flowscout.loop.oracles.protocol import (
+    LOOKUP_MARK,
+    MARK,
+    Answer,
+    Failure,
+    NotKnown,
+    OracleInfo,
+    Request,
+    Result,
+)
+from flowscout.loop.oracles.spawned import SpawnedOracle
+from flowscout.loop.oracles.threads import awaited, in_time
 
 _folders: set[Path] = set()
 """The folders that functions were imported from in this process."""
@@ -77,58 +89,80 @@ def _home(module: ModuleType) -> Path | None:
 
 @dataclass(frozen=True)
 class ScoreOracle:
-    """A plain function from a list of objects to a list of numbers, order kept.
+    """A plain function from a list of objects to a list of numbers, order kept; where `single`, of one object.
 
-    It is taken for a simulator: calling it again for the same object is harmless.
+    It is taken for a simulator: calling it again for the same object is harmless. It may be asynchronous.
     """
 
-    function: Callable[[list[str]], Sequence[float]]
+    function: Callable[..., Any]
     info: OracleInfo
     property: str
+    single: bool = False
 
     def __call__(self, requests: Sequence[Request]) -> list[Result]:
-        """Call the function once for all requests.
+        """Call the function once for all requests, or where `single` for one after another.
 
         Raises:
             OracleError: it did not return one value for each object.
+            OracleTimeoutError: it took longer than it may.
         """
-        values = _listed(self.function([request.object for request in requests]), self.info.name)
+        return _in_time(self, self._measure, requests)
+
+    def _measure(self, requests: Sequence[Request]) -> list[Result]:
+        if self.single:
+            return _one_by_one(self, requests, self._read_one)
+        objects = [request.object for request in requests]
+        values = _listed(_called(self, objects), self.info.name)
         if len(values) != len(requests):
             raise OracleError(
                 f"oracle {self.info.name!r} returned {len(values)} values for {len(requests)} objects, "
                 "expected one for each, in order; return a list as long as the one that came."
             )
-        return [self._result(request, value) for request, value in zip(requests, values, strict=True)]
+        return [self._read(request, value) for request, value in zip(requests, values, strict=True)]
 
-    def _result(self, request: Request, value: Any) -> Result:
+    def _read_one(self, request: Request, call: Callable[[Any], Any]) -> Result:
+        return self._read(request, call(request.object))
+
+    def _read(self, request: Request, value: Any) -> Result:
+        if isinstance(value, Result):
+            return value
+        if isinstance(value, Mapping):
+            return Result(values=value)
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if math.isfinite(number):
             return Result(values={self.property: number})
         return Result(
             failure="permanent",
-            message=f"oracle {self.info.name!r} returned {value!r} for {request.object!r}, expected a finite "
-            "number; a failed measurement is Result(failure=...), not a number.",
+            message=f"oracle {self.info.name!r} returned {str(value)[:80]!r} for {request.object!r}, expected a "
+            "finite number; a failed measurement is Result(failure=...), not a number.",
         )
 
 
 @dataclass(frozen=True)
 class RequestOracle:
-    """A function marked with `@oracle`: from a list of requests to a list of results."""
+    """A function marked with `@oracle`: from a list of requests to a list of results; where `single`, of one."""
 
-    function: Callable[[list[Request]], Sequence[Result]]
+    function: Callable[..., Any]
     info: OracleInfo
     looks_up: Callable[[list[str]], Mapping[str, Answer]] | None = None
+    single: bool = False
 
     def __call__(self, requests: Sequence[Request]) -> list[Result]:
-        """Call the function once for all requests.
+        """Call the function once for all requests, or where `single` for one after another.
 
         Raises:
             OracleError: it did not return one `Result` for each request.
+            OracleTimeoutError: it took longer than it may.
         """
-        results = _listed(self.function(list(requests)), self.info.name)
+        return _in_time(self, self._measure, requests)
+
+    def _measure(self, requests: Sequence[Request]) -> list[Result]:
+        if self.single:
+            return _one_by_one(self, requests, self._read_one)
+        results = _listed(_called(self, list(requests)), self.info.name)
         wrong = [result for result in results if not isinstance(result, Result)]
         if wrong or len(results) != len(requests):
             came = f"a {type(wrong[0]).__name__}" if wrong else f"{len(results)} results"
@@ -137,6 +171,15 @@ class RequestOracle:
                 "flowscout.Result for each, in order."
             )
         return results
+
+    def _read_one(self, request: Request, call: Callable[[Any], Any]) -> Result:
+        result = call(request)
+        if not isinstance(result, Result):
+            raise OracleError(
+                f"oracle {self.info.name!r} returned a {type(result).__name__} for one request, expected a "
+                "flowscout.Result."
+            )
+        return result
 
     def lookup(self, keys: Sequence[str]) -> Mapping[str, Answer]:
         """Ask what came of the calls with these keys; nothing is known where there is no look-up.
@@ -158,6 +201,72 @@ class RequestOracle:
         return answers
 
 
+def _in_time(
+    oracle: ScoreOracle | RequestOracle,
+    measure: Callable[[Sequence[Request]], list[Result]],
+    requests: Sequence[Request],
+) -> list[Result]:
+    """Return what comes of a call, in a thread that may be left behind; a coroutine is cancelled by itself."""
+    limit = None if _is_async(oracle.function) else oracle.info.calling.timeout_s
+    return in_time(lambda: measure(requests), timeout_s=limit, name=oracle.info.name)
+
+
+def _called(oracle: ScoreOracle | RequestOracle, argument: Any) -> Any:
+    """Return what a function returns, awaited if it is asynchronous."""
+    returned = oracle.function(argument)
+    if not inspect.iscoroutine(returned):
+        return returned
+    return awaited(returned, timeout_s=oracle.info.calling.timeout_s, name=oracle.info.name)
+
+
+def _one_by_one(
+    oracle: ScoreOracle | RequestOracle,
+    requests: Sequence[Request],
+    read: Callable[[Request, Callable[[Any], Any]], Result],
+) -> list[Result]:
+    """Return the result of each request by a call of its own: one that raises fails alone.
+
+    A lone one raises, as whoever called knows best what to make of it.
+    """
+    if len(requests) == 1:
+        return [read(requests[0], lambda argument: _called(oracle, argument))]
+    results = []
+    for request in requests:
+        try:
+            results.append(read(request, lambda argument: _called(oracle, argument)))
+        except OracleTimeoutError as error:
+            results.append(Result(failure="unknown", message=str(error)))
+        except OracleError as error:
+            failure: Failure = "permanent" if oracle.info.idempotent else "unknown"
+            results.append(Result(failure=failure, message=str(error)))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's own code
+            results.append(Result(failure="unknown", message=raised(oracle.info.name, error)))
+    return results
+
+
+def raised(name: str, error: BaseException) -> str:
+    """Say on one line what an oracle raised."""
+    reason = " ".join(str(error).split())
+    return f"oracle {name!r} raised {type(error).__name__}: {reason[:2000]}."
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    method = vars(type(function)).get("__call__")  # of an object that can be called
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)
+
+
+def _takes_one(function: Callable[..., Any], *, of: type) -> bool:
+    """Return whether a function says of its first parameter that it is one object or request, not a list."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # some functions written in C do not tell
+        return False
+    said = parameters[0].annotation if parameters else None
+    return said is of or (isinstance(said, str) and said.rpartition(".")[2] == of.__name__)
+
+
 def _listed(returned: Any, name: str) -> list[Any]:
     """Return what a function returned as a list.
 
@@ -167,7 +276,8 @@ def _listed(returned: Any, name: str) -> list[Any]:
     if isinstance(returned, str | bytes | Mapping | Set) or not isinstance(returned, Iterable):
         raise OracleError(
             f"oracle {name!r} returned a {type(returned).__name__}, expected a list with one entry for each "
-            "object, in the order they came; return a list."
+            "object, in the order they came; return a list. A function of one object says so: "
+            "def score(object: str) -> float."
         )
     return list(returned)
 
@@ -178,17 +288,52 @@ def function_oracle(
     folder: Path,
     property: str,  # noqa: A002
     cost_usd: float | None = None,
-) -> ScoreOracle | RequestOracle:
-    """Return the oracle that `module:function` names; `cost_usd` overrides the price it declares.
+    batch: int | None = None,
+    concurrency: int | None = None,
+    run_in: str = "thread",
+    timeout_s: float | None = None,
+    rate_per_s: float | None = None,
+    idempotent: bool | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    fidelity: str | None = None,
+) -> ScoreOracle | RequestOracle | SpawnedOracle:
+    """Return the oracle that `module:function` names; what is given overrides what it declares.
 
     Raises:
         OracleImportError: it cannot be imported.
     """
     found = import_function(function, folder=folder)
-    declared = getattr(found, MARK, None)
-    if declared is None:
-        info = OracleInfo(name=function, cost_usd=cost_usd or 0.0)
-        return ScoreOracle(found, info, property)
-    if cost_usd is not None:
-        declared = OracleInfo(**{**vars(declared), "cost_usd": cost_usd})
-    return RequestOracle(found, declared, getattr(found, LOOKUP_MARK, None))
+    marked: OracleInfo | None = getattr(found, MARK, None)
+    single = _takes_one(found, of=str if marked is None else Request)
+    declared = OracleInfo(name=function) if marked is None else marked
+    said: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "fidelity": fidelity,
+        "cost_usd": cost_usd,
+        "idempotent": idempotent,
+    }
+    calling: dict[str, Any] = {
+        "batch": batch,
+        "concurrency": concurrency,
+        "timeout_s": timeout_s,
+        "rate_per_s": rate_per_s,
+    }
+    called = replace(declared.calling, **{key: value for key, value in calling.items() if value is not None})
+    if single and called.batch is None:
+        called = replace(called, batch=1)
+    info = replace(declared, calling=called, **{key: value for key, value in said.items() if value is not None})
+    made = (
+        ScoreOracle(found, info, property, single)
+        if marked is None
+        else RequestOracle(found, info, getattr(found, LOOKUP_MARK, None), single)
+    )
+    if run_in == "thread":
+        return made
+    looks_up = made.lookup if isinstance(made, RequestOracle) else _knows_nothing
+    return SpawnedOracle(function, info, property, folder, looks_up)
+
+
+def _knows_nothing(_keys: Sequence[str]) -> Mapping[str, Answer]:
+    return {}

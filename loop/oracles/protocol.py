@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from flowscout.errors import OracleImportError
 
-Failure = Literal["transient", "permanent", "infeasible"]
+Failure = Literal["transient", "permanent", "infeasible", "unknown"]
 
 MARK = "__flowscout_oracle__"
 """The attribute by which a function says that it takes requests and returns results."""
@@ -33,8 +33,11 @@ class Result:
 
     `sem` and `n` belong to the values; `qualifier` is `=`, `<` or `>`; `cost_usd` is the bill where it is not
     the oracle's price. `unit` is the objective's, which must be the one that the campaign file names, if it names
-    one: nothing is converted. A `failure` is `transient` (try again), `permanent` (never will) or `infeasible`
-    (the object cannot exist); a failed result has no values.
+    one: nothing is converted. A `failure` is `transient` (try again), `permanent` (never will), `infeasible`
+    (the object cannot exist) or `unknown` (nobody can say whether it was measured: an idempotent oracle is called
+    again, any other is not); a failed result has no values. `pending_s` says that the call was accepted and its
+    answer will come by itself within so many seconds, to `flowscout serve-results` or `tell`; it has no values
+    yet.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
@@ -46,6 +49,30 @@ class Result:
     cost_usd: float | None = None
     failure: Failure | None = None
     message: str | None = None
+    pending_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How an oracle is called: `batch` requests in one call at most (None: all that wait in one call).
+
+    `concurrency` is how many calls go on at the same time, `rate_per_s` how many are begun in a second, both in
+    each process that calls. A call takes `timeout_s` at most: the oracle itself sees to that, and raises
+    `OracleTimeoutError`, or answers that what is left is of unknown end.
+    """
+
+    batch: int | None = None
+    concurrency: int = 1
+    timeout_s: float | None = None
+    rate_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, count in (("batch", self.batch), ("concurrency", self.concurrency)):
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise OracleImportError(f"{name} is {count!r}, expected a whole number from 1; correct it.")
+        for name, amount in (("timeout_s", self.timeout_s), ("rate_per_s", self.rate_per_s)):
+            if amount is not None and not (math.isfinite(amount) and amount > 0):
+                raise OracleImportError(f"{name} is {amount!r}, expected a number above 0; correct it.")
 
 
 @dataclass(frozen=True)
@@ -64,6 +91,7 @@ class OracleInfo:
     idempotent: bool = True
     lookup: bool = False
     waits_for_people: bool = False
+    calling: Calling = Calling()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost_usd) and (self.cost_usd == 0 or self.cost_usd >= 0.01)):
@@ -83,7 +111,19 @@ class Oracle(Protocol):
         ...
 
     def __call__(self, requests: Sequence[Request]) -> Sequence[Result]:
-        """Measure. An exception counts as a transient failure of every request."""
+        """Measure. An exception counts as a transient failure of every request of the call.
+
+        It is called from several threads at once where `info.calling.concurrency` is above 1.
+        """
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """An oracle that keeps something between calls, such as a running program."""
+
+    def close(self) -> None:
+        """End what is running, calls under way included. A later call starts it anew."""
         ...
 
 
@@ -122,11 +162,17 @@ def oracle(
     version: str = "1",
     fidelity: str = "default",
     lookup: Callable[[list[str]], Mapping[str, Answer]] | None = None,
+    batch: int | None = None,
+    concurrency: int = 1,
+    timeout_s: float | None = None,
+    rate_per_s: float | None = None,
 ) -> Callable[[F], F]:
     """Mark a function from a list of `Request` to a list of `Result` as an oracle.
 
     `idempotent` is false unless you say that a repeated key neither acts nor bills again. `lookup` is a function
-    that says what came of calls, by their keys: see `LookUp`. The marked function itself is returned unchanged.
+    that says what came of calls, by their keys: see `LookUp`. The others are those of `Calling`, and what the
+    campaign file says of them counts first. A function whose first parameter is annotated `Request` is called
+    with one request at a time, and returns one `Result`. The marked function itself is returned unchanged.
     """
 
     def mark(function: F) -> F:
@@ -137,6 +183,7 @@ def oracle(
             cost_usd=cost_usd,
             idempotent=idempotent,
             lookup=lookup is not None,
+            calling=Calling(batch, concurrency, timeout_s, rate_per_s),
         )
         setattr(function, MARK, info)
         setattr(function, LOOKUP_MARK, lookup)

@@ -18,9 +18,15 @@ Each message has three parts: what came, what was expected, what to do next. The
     └── WorkError                  the input was right, the work failed
         ├── NonFiniteError         a reward, loss or posterior that is not finite
         ├── OracleError            an oracle that failed or broke its contract
+        │   └── OracleTimeoutError a call that took longer than it may
         ├── StateError             a transition that the state machine does not allow
         └── LeaseLostError         another process has taken the campaign over
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class FlowscoutError(Exception):
@@ -81,6 +87,17 @@ class NonFiniteError(WorkError):
 
 class OracleError(WorkError):
     """An oracle failed or broke its contract."""
+
+
+class OracleTimeoutError(OracleError):
+    """A call of an oracle took longer than it may.
+
+    `late` is where its answer will come, if it comes: a thread cannot be ended from outside.
+    """
+
+    def __init__(self, message: str, *, late: "Future[Any] | None" = None) -> None:
+        super().__init__(message)
+        self.late = late
 
 
 class StateError(WorkError):

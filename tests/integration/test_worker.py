@@ -13,7 +13,7 @@ import pytest
 
 from flowscout import Campaign
 from flowscout.db import EvaluationState
-from flowscout.loop.dispatching import measure
+from flowscout.loop.measuring import measure
 
 CAMPAIGN = """\
 campaign: shared

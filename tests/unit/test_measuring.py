@@ -126,3 +126,24 @@ def test_numbers_of_other_libraries_are_stored_and_booked(run) -> None:
     assert rows["n"].tolist()[:2] == [3, 3]
     assert rows["cost_minor"].tolist() == [25, 1234, 200, 29]
     assert campaign.status().spent_minor == 1488
+
+
+def test_a_call_that_an_oracle_calls_unknown_is_never_made_again_alone_of_its_batch(run) -> None:
+    campaign, calls = run(
+        "@oracle(cost_usd=2, idempotent=False)",
+        "return [Result(failure='unknown', message='the line broke')] + [Result(values={'score': 2.0})] * 3",
+    )
+    assert calls == [4]
+    assert campaign.status().evaluations == {"done": 3, "unknown": 1}
+    assert (campaign.status().reserved_minor, campaign.status().spent_minor) == (200, 600)
+
+
+def test_a_call_of_an_idempotent_oracle_that_is_unknown_is_made_again(run) -> None:
+    campaign, calls = run(
+        "@oracle(cost_usd=2, idempotent=True)",
+        "lost = [Result(failure='unknown')] if len(calls) == 1 else []\n"
+        "    return lost + [Result(values={'score': 2.0})] * (len(requests) - len(lost))",
+    )
+    assert calls == [4, 1]
+    assert campaign.status().evaluations == {"done": 4}
+    assert campaign.status().spent_minor == 800

@@ -16,7 +16,8 @@ from flowscout.cli import run as command
 from flowscout.db import FailureClass, Outcome, RoundState
 from flowscout.errors import ConfigError, LabelError, StateError
 from flowscout.loop import dispatching, stages
-from flowscout.loop.leases import held_claims
+from flowscout.loop.leases import HeldClaims
+from flowscout.loop.measuring import measure
 from flowscout.loop.workbench import hold_campaign
 from flowscout.loop.working import Stop, work
 from flowscout.testing.histories import dead_owner
@@ -145,7 +146,7 @@ def test_a_runner_leaves_workers_their_share_and_waits_for_it(opened: Open, monk
         ):
             time.sleep(0.02)
         assert runner.is_alive()
-        outcomes = dispatching.measure(bench, [claim])
+        outcomes = measure(bench, [claim])
         bench.history.experiments.settle(outcomes, actor="worker")
         runner.join(timeout=30)
         assert not runner.is_alive()
@@ -172,7 +173,9 @@ def test_a_lease_is_renewed_while_the_call_lasts_and_its_loss_is_noticed(opened:
     bench = campaign.workbench
     experiments = bench.history.experiments
     claims = experiments.claim_any(bench.campaign.id, owner="elsewhere", lease_s=0.2)
-    with held_claims(bench.history, claims, lease_s=0.2) as lost:
+    with HeldClaims(bench.history, lease_s=0.2) as held:
+        held.hold(claims)
+        lost = held.lost
         time.sleep(0.5)
         assert experiments.recover(bench.campaign.id, actor="test") == {"queued": 0, "unknown": 0}
         assert lost == set()
@@ -188,14 +191,15 @@ def test_a_lease_is_renewed_while_the_call_lasts_and_its_loss_is_noticed(opened:
 def test_an_attempt_that_was_settled_here_is_not_called_lost(opened: Open, caplog) -> None:
     campaign = opened()
     campaign.ask()
-    bench, settling = campaign.workbench, threading.Event()
+    bench = campaign.workbench
     claims = bench.history.experiments.claim_any(bench.campaign.id, owner="elsewhere", lease_s=0.2)
-    with held_claims(bench.history, claims, lease_s=0.2, settling=settling) as lost:
-        settling.set()
+    with HeldClaims(bench.history, lease_s=0.2) as held:
+        held.hold(claims)
+        held.let_go(claims)
         failed = [Outcome(claim, failure=FailureClass.PERMANENT) for claim in claims]
         bench.history.experiments.settle(failed, actor="test")
         time.sleep(0.3)
-    assert lost == set()
+    assert held.lost == set()
     assert "is lost" not in caplog.text
 
 

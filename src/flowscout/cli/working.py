@@ -39,7 +39,10 @@ def worker(
     db: Database = None,
     once: Annotated[bool, typer.Option("--once", help="End when nothing is left to be called.")] = False,
     idle_s: Annotated[float | None, typer.Option(min=0, help="End after so long without anything to do.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many evaluations to take at a time.")] = 1,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many evaluations to take at a time; default: as the oracle is called."),
+    ] = None,
     lease_s: Annotated[
         float | None,
         typer.Option(min=1, help="After how long of silence others take its calls for cut off; default: 600."),
@@ -48,7 +51,7 @@ def worker(
 ) -> None:
     """Call the oracle of a campaign beside whoever runs its rounds, until told to stop.
 
-    On SIGTERM or Ctrl-C the call in hand is finished first. Workers on several machines need PostgreSQL.
+    On SIGTERM or Ctrl-C the calls in hand are finished first. Workers on several machines need PostgreSQL.
     """
     from flowscout.db import History
     from flowscout.loop.workbench import lay_out
@@ -63,7 +66,7 @@ def worker(
                 "be called; tell its results with `flowscout tell`."
             )
         if not as_json:
-            say(f"{name}: calling {bench.oracle.info.name}, {limit} at a time; Ctrl-C ends after the call in hand")
+            say(f"{name}: calling {bench.oracle.info.name}; Ctrl-C ends after the calls in hand")
         found = work(bench, limit=limit, once=once, idle_s=idle_s, stop=stop, lease_s=bench.attempt_lease_s)
     if as_json:
         print_json({"campaign": name, "calls": found.calls, "added": found.added})

@@ -14,12 +14,13 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 
-from flowscout.loop.oracles.protocol import Oracle, OracleInfo, Request, Result
+from flowscout.loop.oracles.protocol import Failure, Oracle, OracleInfo, Request, Result
 
-FAILURES = ("transient", "permanent", "infeasible")
+FAILURES = get_args(Failure)
 
 
 def requests_for(objects: Sequence[str], *, replicate: int = 1) -> list[Request]:

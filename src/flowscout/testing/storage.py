@@ -7,6 +7,7 @@ class TestMyStorage(HistoryContract):
             yield history
 """
 
+from flowscout.testing.storage_answers import AnswersContract
 from flowscout.testing.storage_asking import AskingContract
 from flowscout.testing.storage_bulk import BulkContract
 from flowscout.testing.storage_corrections import CorrectionContract
@@ -28,6 +29,7 @@ class HistoryContract(
     ExperimentContract,
     SharingContract,
     ReconcilingContract,
+    AnswersContract,
     MoneyContract,
     RoundContract,
     QueryContract,
