@@ -17,12 +17,13 @@ from typing import Any
 from flowscout.db import Claim, FailureClass, MeasurementRecord, Outcome, Qualifier
 from flowscout.errors import OracleError, OracleTimeoutError
 from flowscout.loop.oracles import Request, Result, raised
+from flowscout.loop.section import MAX_USD
 from flowscout.loop.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
 QUALIFIERS = ("=", "<", ">")
-MAX_SOURCE, MAX_UNIT = 200, 50  # what the history's columns hold
+MAX_SOURCE, MAX_PROPERTY, MAX_UNIT, MAX_N = 200, 200, 50, 2**31 - 1  # what the history's columns hold
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,11 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
             cost_minor=cost_minor,
         )
     name, wanted = bench.oracle.info.name, bench.config.objective.name
-    values = {prop: float(value) for prop, value in result.values.items() if _is_finite(value)}
+    values = {
+        prop: float(value)
+        for prop, value in result.values.items()
+        if _is_finite(value) and len(str(prop)) <= MAX_PROPERTY
+    }
     if wanted not in values or result.qualifier not in QUALIFIERS:
         message = (
             f"oracle {name!r} returned values {dict(result.values)!r} with qualifier {result.qualifier!r}, "
@@ -166,7 +171,7 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
             row_id=key,
             qualifier=Qualifier(result.qualifier),
             sem=_number(result.sem),
-            n=int(result.n) if isinstance(result.n, numbers.Integral) else None,
+            n=_count(result.n),
             unit=None if unit is None else str(unit)[:MAX_UNIT],
             as_run=_as_json(result.as_run),
         )
@@ -191,9 +196,14 @@ def _number(value: Any) -> float | None:
     return float(value) if _is_finite(value) else None
 
 
+def _count(n: Any) -> int | None:
+    """Return a number of readings; None where it is none that the history can hold."""
+    return int(n) if isinstance(n, numbers.Integral) and 0 < int(n) <= MAX_N else None
+
+
 def _minor(cost_usd: Any) -> int | None:
     """Return a bill in minor units; None, the oracle's price, where the bill is no amount of money."""
-    return round(cost_usd * 100) if _is_finite(cost_usd) and cost_usd >= 0 else None
+    return round(cost_usd * 100) if _is_finite(cost_usd) and 0 <= cost_usd <= MAX_USD else None
 
 
 def _as_json(as_run: Any) -> dict[str, Any] | None:

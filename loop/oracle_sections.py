@@ -1,8 +1,10 @@
 """What a campaign file may say of its oracle: who measures, at what price, and how it is called."""
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from flowscout.loop.oracles import plug_ins
 from flowscout.loop.section import MAX_USD, Section
@@ -11,6 +13,21 @@ Price = Annotated[float, Field(ge=0, le=MAX_USD)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
+ShortName = Annotated[str, Field(min_length=1, max_length=50)]
+
+
+def _is_a_name(value: str) -> str:
+    """Refuse what is no name of an environment variable; it may be the secret itself, so it is not repeated."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,199}", value):
+        raise ValueError(
+            "secret_env and token_env name an environment variable, expected a name such as ASSAY_TOKEN, and what "
+            "came is none. Set the variable to the secret where rounds run, and write its name here"
+        )
+    return value
+
+
+EnvironmentName = Annotated[str, AfterValidator(_is_a_name)]
+"""The name of an environment variable, not what it holds."""
 
 
 class TableSection(Section):
@@ -63,6 +80,65 @@ class LabSection(Section):
     type: Literal["lab"]
     name: str = "lab"
     cost_usd: Price = 0.0
+    token_env: EnvironmentName | None = None
+
+
+MAX_WAIT_S = 366 * 86400.0
+"""How long an answer may take at most."""
+
+
+class HttpSection(Section):
+    """A service that requests are posted to.
+
+    `secret_env` names the environment variable with the secret that it asks for, `token_env` that with the token
+    that it posts results with.
+    """
+
+    type: Literal["http"]
+    url: str
+    name: Name | None = None
+    version: ShortName = "1"
+    fidelity: ShortName = "default"
+    cost_usd: Price = 0.0
+    idempotent: bool = False
+    answers: Literal["at_once", "poll", "call_back"] = "at_once"
+    secret_env: EnvironmentName | None = None
+    token_env: EnvironmentName | None = None
+    lookup_url: str | None = None
+    batch: int = Field(default=24, ge=1, le=10_000)
+    concurrency: int = Field(default=1, ge=1, le=256)
+    timeout_s: float = Field(default=60.0, gt=0, le=MAX_WAIT_S)
+    rate_per_s: Positive | None = None
+    tries: int = Field(default=5, ge=1, le=20)
+
+    @field_validator("url", "lookup_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            _refuse_odd_address(value)
+        return value
+
+
+def _refuse_odd_address(url: str) -> None:
+    """Refuse what is no address of a service; the message does not repeat what may be a password."""
+    try:
+        parts = urlsplit(url)
+        strange = any(not character.isprintable() or character == " " for character in url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not strange
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(
+            "the address of the oracle is not of the form https://HOST/PATH, expected http or https, a host and "
+            "no blanks; correct it"
+        )
+    if "@" in parts.netloc:
+        raise ValueError(
+            "the address of the oracle holds a user or a password, expected none: this file is kept in the "
+            "history. Take it out, change it, and name an environment variable with the secret by `secret_env`"
+        )
+    if parts.fragment:
+        raise ValueError("the address of the oracle has a part after '#', which is never sent; leave it out")
 
 
 class PlugInSection(Section):
@@ -84,7 +160,7 @@ class PlugInSection(Section):
         return self
 
 
-_BUILT_IN = ("table", "callable", "process", "lab")
+_BUILT_IN = ("table", "callable", "process", "http", "lab")
 
 
 def _kind(section: Any) -> str | None:
@@ -97,6 +173,7 @@ OracleSection = Annotated[
     Annotated[TableSection, Tag("table")]
     | Annotated[CallableSection, Tag("callable")]
     | Annotated[ProcessSection, Tag("process")]
+    | Annotated[HttpSection, Tag("http")]
     | Annotated[LabSection, Tag("lab")]
     | Annotated[PlugInSection, Tag("plug-in")],
     Discriminator(

@@ -4,6 +4,9 @@ import os
 
 from flowscout.errors import ConfigError
 
+MIN_TOKEN = 16
+"""Characters of a token that opens a door at least."""
+
 
 def read_secret(name: str) -> bytes:
     """Return the secret that an environment variable holds.
@@ -16,4 +19,30 @@ def read_secret(name: str) -> bytes:
         raise ConfigError(
             f"the environment variable {name} is not set, expected a secret; set it where rounds run."
         )
-    return found.encode()
+    return found.encode(errors="surrogateescape")
+
+
+def read_token(name: str, *, at_least: int = 1) -> str:
+    """Return the secret that an environment variable holds, as a header can carry it.
+
+    A line end that a file of secrets ends in is left out. What a header cannot carry is refused here: whoever
+    sends it would show it in an error.
+
+    Raises:
+        ConfigError: it is not set, too short, or holds anything but visible ASCII characters.
+    """
+    try:
+        text = read_secret(name).decode("ascii").strip()
+    except UnicodeDecodeError:
+        text = ""
+    if not text or not all("!" <= character <= "~" for character in text):
+        raise ConfigError(
+            f"the environment variable {name} holds what no header can carry, expected letters, digits and signs "
+            "of ASCII without blanks between them. Set it to the token itself."
+        )
+    if len(text) < at_least:
+        raise ConfigError(
+            f"the environment variable {name} holds {len(text)} characters, expected at least {at_least}: it "
+            "opens a door. Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return text

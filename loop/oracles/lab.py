@@ -22,7 +22,17 @@ class LabOracle:
         )
 
 
-def lab_oracle(*, name: str = "lab", cost_usd: float = 0.0, folder: Path, property: str) -> LabOracle:  # noqa: A002
-    """Return a laboratory. It needs no folder and tells no property apart: whatever is told is taken."""
-    del folder, property
+def lab_oracle(
+    *,
+    name: str = "lab",
+    cost_usd: float = 0.0,
+    token_env: str | None = None,
+    folder: Path,
+    property: str,  # noqa: A002
+) -> LabOracle:
+    """Return a laboratory. It needs no folder and tells no property apart: whatever is told is taken.
+
+    `token_env` is for those who post its results.
+    """
+    del folder, property, token_env
     return LabOracle(OracleInfo(name=name, cost_usd=cost_usd, idempotent=False, waits_for_people=True))

@@ -7,6 +7,7 @@ from typing import Any
 
 from flowscout.errors import FlowscoutError, OracleImportError
 from flowscout.loop.oracles.function import function_oracle
+from flowscout.loop.oracles.http import http_oracle
 from flowscout.loop.oracles.lab import lab_oracle
 from flowscout.loop.oracles.process import process_oracle
 from flowscout.loop.oracles.protocol import Oracle
@@ -17,6 +18,7 @@ GROUP = "flowscout.oracles"
 
 BUILDERS: Mapping[str, Callable[..., Oracle]] = {
     "callable": function_oracle,
+    "http": http_oracle,
     "lab": lab_oracle,
     "process": process_oracle,
     "table": table_oracle,

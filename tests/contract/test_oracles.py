@@ -1,6 +1,7 @@
 """Every oracle against the one contract."""
 
 import pytest
+from http_service import serving
 
 from flowscout.loop.oracles import Result, build_oracle, oracle
 from flowscout.loop.oracles.function import RequestOracle, ScoreOracle
@@ -93,3 +94,19 @@ class TestMarkedFunctionThatMayNotBeRepeated(OracleContract):
     @pytest.fixture
     def objects(self):
         return list(VALUES)
+
+
+class TestService(OracleContract):
+    @pytest.fixture
+    def oracle(self, tmp_path):
+        with serving(VALUES) as service:
+            section = {"type": "http", "url": service.url, "idempotent": True, "cost_usd": 0.5}
+            yield build_oracle(section, folder=tmp_path, property="y")
+
+    @pytest.fixture
+    def objects(self):
+        return list(VALUES)
+
+    @pytest.fixture
+    def impossible(self):
+        return "GGGG"

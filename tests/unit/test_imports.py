@@ -24,11 +24,12 @@ ALLOWED = {
     "db": set(),
     "loop.spaces": set(),
     "loop.gflownet": {"loop.spaces"},
-    "loop.oracles": set(),
-    "loop": {"loop.spaces", "loop.gflownet", "loop.oracles", "surrogates", "db", "data"},
+    "loop.secrets": set(),
+    "loop.oracles": {"loop.secrets"},
+    "loop": {"loop.spaces", "loop.gflownet", "loop.oracles", "loop.secrets", "surrogates", "db", "data"},
     "flows": {"loop", "db"},
     "testing": {"loop", "loop.spaces", "loop.gflownet", "loop.oracles", "surrogates", "db", "flows"},
-    "face": {"data", "loop", "loop.spaces", "loop.gflownet", "loop.oracles", "db", "flows"},
+    "face": {"data", "loop", "loop.spaces", "loop.gflownet", "loop.oracles", "loop.secrets", "db", "flows"},
 }
 GFLOWNET_SEES_OF_SPACES = {"flowscout.loop.spaces.protocol"}
 
@@ -40,7 +41,7 @@ def room_of(module: str) -> str | None:
         return None
     if len(parts) == 1:
         return None
-    if parts[1] == "loop" and len(parts) > 2 and parts[2] in ("spaces", "gflownet", "oracles"):
+    if parts[1] == "loop" and len(parts) > 2 and parts[2] in ("spaces", "gflownet", "oracles", "secrets"):
         return f"loop.{parts[2]}"
     return parts[1] if parts[1] in ALLOWED else "face"
 

@@ -144,7 +144,7 @@ def test_module_is_imported_once_for_a_folder(folder):
 
 
 def test_unknown_type_is_answered_with_the_known_ones(folder):
-    with pytest.raises(OracleImportError, match="not known, expected one of callable, lab, process, table"):
+    with pytest.raises(OracleImportError, match="not known, expected one of callable, http, lab, process, table"):
         build_oracle({"type": "magic"}, folder=folder, property="y")
 
 

@@ -19,6 +19,7 @@ from flowscout.cli import (
     money,
     plotting,
     running,
+    serving,
     upkeep,
     working,
 )
@@ -41,6 +42,7 @@ _ROOMS = (
     asking,
     running,
     working,
+    serving,
     labels,
     corrections,
     money,
