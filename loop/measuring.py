@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 QUALIFIERS = ("=", "<", ">")
 MAX_SOURCE, MAX_PROPERTY, MAX_UNIT, MAX_N = 200, 200, 50, 2**31 - 1  # what the history's columns hold
-
 MAX_MESSAGE = 10_000
 
 
@@ -116,8 +115,8 @@ def _keep_late(bench: Workbench, claims: Sequence[Claim], future: "Future[Any]",
 
 
 def _read(bench: Workbench, claim: Claim, result: Result) -> Outcome:
-    if result.pending_s is not None and result.failure is None and not result.values:
-        return Outcome(claim, message=result.message, pending_s=float(result.pending_s))
+    if _is_finite(result.pending_s) and result.failure is None and not result.values:
+        return Outcome(claim, message=result.message, pending_s=max(0.0, float(result.pending_s or 0.0)))
     answer = read_result(bench, claim.object, claim.idempotency_key, result)
     message = None if answer.message is None else plain(str(answer.message)[:MAX_MESSAGE])
     return Outcome(claim, answer.measurements, answer.failure, message, answer.cost_minor, unknown=answer.unknown)
