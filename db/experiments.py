@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 ATTEMPT_LEASE_S = 600.0
 
+ACCEPTED = "call-back"
+"""The owner, with the oracle's name, of an attempt whose answer comes by itself."""
+
 MOST_PENDING_S = 366 * 86400.0
 """How long an answer that comes by itself is waited for at most."""
 
@@ -228,6 +231,18 @@ class Experiments:
         with self._database.read() as session:
             return {state: count for state, count in session.execute(query.group_by(Evaluation.state))}
 
+    def accepted(self, round_id: int) -> int:
+        """Return how many calls of a round were accepted: their answers come by themselves, nobody waits."""
+        query = (
+            select(func.count())
+            .select_from(Attempt)
+            .join(Evaluation, Evaluation.id == Attempt.evaluation_id)
+            .where(Evaluation.round_id == round_id, Attempt.state == AttemptState.RUNNING)
+            .where(Attempt.owner.like(f"{ACCEPTED}:%"))
+        )
+        with self._database.read() as session:
+            return session.scalar(query) or 0
+
     def failures(self, round_id: int) -> list[str]:
         """Return the distinct messages of the round's failed attempts, the latest first."""
         query = (
@@ -322,7 +337,7 @@ def _let_wait(session: Session, outcome: Outcome, oracle_id: int) -> None:
             Attempt.state == AttemptState.RUNNING,
         )
         .values(
-            owner=f"call-back:{oracle.name}"[:300],
+            owner=f"{ACCEPTED}:{oracle.name}"[:300],
             token=str(uuids.uuid4()),
             lease_until=until,
             message=outcome.message,

@@ -290,7 +290,8 @@ def store(bench: Workbench, outcomes: Sequence[Outcome]) -> int:
 def finish(bench: Workbench, record: RoundRecord) -> int:
     """Have everything of a round measured, beside any workers; return how many measurements came back.
 
-    What workers have claimed is waited for. What the budget does not reach is cancelled.
+    What workers have claimed is waited for, what a service has accepted is not. What the budget does not reach is
+    cancelled.
     """
     added = 0
     with Dispatcher(bench, owner=bench.held.owner, lease_s=bench.attempt_lease_s) as dispatcher:
@@ -298,6 +299,8 @@ def finish(bench: Workbench, record: RoundRecord) -> int:
         while waiting := _waiting(bench, record):
             turn = dispatcher.turn(limit=_share(bench, waiting))
             added += turn.added
+            if turn.idle and waiting == bench.history.experiments.accepted(record.id):
+                break  # their answers may take days
             if turn.idle and not _settle_rest(bench, record):
                 time.sleep(POLL_S)
             dispatcher.recover(ask=False)

@@ -17,6 +17,7 @@ from typing import Any
 from flowscout.db import Claim, FailureClass, MeasurementRecord, Outcome, Qualifier
 from flowscout.errors import OracleError, OracleTimeoutError
 from flowscout.loop.oracles import Request, Result, raised
+from flowscout.loop.oracles.cleaning import clean, plain
 from flowscout.loop.section import MAX_USD
 from flowscout.loop.workbench import Workbench
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 QUALIFIERS = ("=", "<", ">")
 MAX_SOURCE, MAX_PROPERTY, MAX_UNIT, MAX_N = 200, 200, 50, 2**31 - 1  # what the history's columns hold
+MAX_MESSAGE = 10_000
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,10 @@ def measure(bench: Workbench, claims: Sequence[Claim], *, late: Late | None = No
 def _outcome(bench: Workbench, claim: Claim, result: Result) -> Outcome:
     try:
         return _read(bench, claim, result)
-    except (AttributeError, TypeError, ValueError) as error:  # it holds what no result may
-        message = (
-            f"oracle {bench.oracle.info.name!r} returned {str(result)[:200]!r}, which cannot be read ({error})."
-        )
-        return Outcome(claim, failure=FailureClass.PERMANENT, message=message)
+    except Exception as error:  # noqa: BLE001 - the user's own objects, whatever they are
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        message = f"oracle {bench.oracle.info.name!r} returned a result that cannot be read ({reason}): "
+        return Outcome(claim, failure=FailureClass.PERMANENT, message=plain(message + repr(result)[:300]))
 
 
 def _keep_late(bench: Workbench, claims: Sequence[Claim], future: "Future[Any]", late: Late) -> None:
@@ -117,9 +118,8 @@ def _read(bench: Workbench, claim: Claim, result: Result) -> Outcome:
     if _is_finite(result.pending_s) and result.failure is None and not result.values:
         return Outcome(claim, message=result.message, pending_s=max(0.0, float(result.pending_s or 0.0)))
     answer = read_result(bench, claim.object, claim.idempotency_key, result)
-    return Outcome(
-        claim, answer.measurements, answer.failure, answer.message, answer.cost_minor, unknown=answer.unknown
-    )
+    message = None if answer.message is None else plain(str(answer.message)[:MAX_MESSAGE])
+    return Outcome(claim, answer.measurements, answer.failure, message, answer.cost_minor, unknown=answer.unknown)
 
 
 def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer:
@@ -144,7 +144,7 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
     values = {
         prop: float(value)
         for prop, value in result.values.items()
-        if _is_finite(value) and len(str(prop)) <= MAX_PROPERTY
+        if _is_finite(value) and isinstance(prop, str) and len(prop) <= MAX_PROPERTY and plain(prop) == prop
     }
     if wanted not in values or result.qualifier not in QUALIFIERS:
         message = (
@@ -172,7 +172,7 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
             qualifier=Qualifier(result.qualifier),
             sem=_number(result.sem),
             n=_count(result.n),
-            unit=None if unit is None else str(unit)[:MAX_UNIT],
+            unit=None if unit is None else plain(str(unit))[:MAX_UNIT],
             as_run=_as_json(result.as_run),
         )
         for prop, value in values.items()
@@ -209,6 +209,6 @@ def _minor(cost_usd: Any) -> int | None:
 def _as_json(as_run: Any) -> dict[str, Any] | None:
     """Return conditions as JSON can hold them: what it cannot is written as text."""
     if not isinstance(as_run, Mapping):
-        return None if as_run is None else {"as_run": str(as_run)}
-    kept: dict[str, Any] = json.loads(json.dumps({str(k): v for k, v in as_run.items()}, default=str))
+        return None if as_run is None else {"as_run": plain(str(as_run))}
+    kept: dict[str, Any] = clean(json.loads(json.dumps({str(k): v for k, v in as_run.items()}, default=str)))
     return kept

@@ -41,6 +41,7 @@ class Program:
     """
 
     def __init__(self, command: Sequence[str], *, folder: Path) -> None:
+        _GUARD.stand_by()
         self._process = subprocess.Popen(  # noqa: S603 - the campaign's owner registered it
             list(command),
             stdin=subprocess.PIPE,
@@ -251,6 +252,11 @@ class _Guard:
         self._process: subprocess.Popen[bytes] | None = None
         self._watched: set[int] = set()
 
+    def stand_by(self) -> None:
+        """Be there before a program is started, so that it is unwatched for no longer than a line takes."""
+        with self._lock:
+            self._tell("")
+
     def watch(self, group: int) -> None:
         """Have a process group ended if this process dies. Where no guard can be had, it runs on."""
         with self._lock:
@@ -279,7 +285,8 @@ class _Guard:
                 line = "".join(f"+{group}\n" for group in sorted(self._watched))
             assert self._process is not None
             assert self._process.stdin is not None
-            self._process.stdin.write(line.encode())
+            if line:
+                self._process.stdin.write(line.encode())
         except OSError:
             logger.warning("programs that are called have no guard: they run on if this process is killed")
 

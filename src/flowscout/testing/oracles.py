@@ -13,14 +13,19 @@ What is special to one oracle (its errors, its values) belongs in that oracle's 
 import dataclasses
 import hashlib
 import math
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import pytest
 
-from flowscout.loop.oracles.protocol import Failure, Oracle, OracleInfo, Request, Result
+from flowscout.errors import OracleError, OracleTimeoutError
+from flowscout.loop.oracles.protocol import Closing, Failure, Oracle, OracleInfo, Request, Result
 
 FAILURES = get_args(Failure)
+SLACK_S = 30.0
+"""How much longer than its limit a call may take on a machine that has much else to do."""
 
 
 def requests_for(objects: Sequence[str], *, replicate: int = 1) -> list[Request]:
@@ -35,7 +40,8 @@ class OracleContract:
     """Test one oracle against `flowscout.loop.oracles.Oracle`.
 
     Subclass it and provide the fixtures `oracle` and `objects`. Where there is an object that the oracle
-    cannot measure, provide `impossible` too. The tests call the oracle: give a simulator or a sandbox.
+    cannot measure, provide `impossible` too; where its calls are limited in time, `stuck`; where what it calls may
+    answer with nonsense, `babbling`. The tests call the oracle: give a simulator or a sandbox.
     """
 
     @pytest.fixture
@@ -51,6 +57,16 @@ class OracleContract:
     @pytest.fixture
     def impossible(self) -> str | None:
         """Return an object that the oracle cannot measure; None if there is none."""
+        return None
+
+    @pytest.fixture
+    def stuck(self) -> Oracle | None:
+        """Return such an oracle whose calls take for ever, limited to a second at most; None if there is none."""
+        return None
+
+    @pytest.fixture
+    def babbling(self) -> Oracle | None:
+        """Return such an oracle that is answered with nonsense for every object; None if there is none."""
         return None
 
     def test_info_is_complete(self, oracle: Oracle) -> None:
@@ -110,3 +126,73 @@ class OracleContract:
 
     def test_no_request_gives_no_result(self, oracle: Oracle) -> None:
         assert list(oracle([])) == []
+
+    def test_calling_is_sound(self, oracle: Oracle) -> None:
+        calling = oracle.info.calling
+        assert calling.batch is None or calling.batch >= 1
+        assert calling.concurrency >= 1
+        assert calling.timeout_s is None or calling.timeout_s > 0
+        assert calling.rate_per_s is None or calling.rate_per_s > 0
+
+    def test_calls_at_the_same_time_are_answered_each_with_its_own(
+        self, oracle: Oracle, objects: Sequence[str]
+    ) -> None:
+        calls = [requests_for(objects, replicate=number) for number in range(1, 5)]
+        with ThreadPoolExecutor(len(calls)) as pool:
+            together = list(pool.map(oracle, calls))
+        assert [len(results) for results in together] == [len(objects)] * len(calls)
+        if oracle.info.idempotent:
+            assert [list(results) for results in together] == [list(oracle(call)) for call in calls]
+
+    def test_lone_request_is_answered(self, oracle: Oracle, objects: Sequence[str]) -> None:
+        [result] = oracle(requests_for(objects[:1]))
+        assert result.failure is None
+        assert result.values
+
+    def test_call_that_takes_too_long_ends(self, stuck: Oracle | None, objects: Sequence[str]) -> None:
+        if stuck is None:
+            pytest.skip("its calls are not limited in time")
+        limit = stuck.info.calling.timeout_s
+        assert limit is not None
+        assert limit <= 1
+        begun = time.monotonic()
+        for _ in range(2):  # the first call in the way of no other
+            answered = _answered(stuck, requests_for(objects[:1]))
+            if isinstance(answered, OracleError):
+                assert isinstance(answered, OracleTimeoutError)
+            else:
+                assert [result.failure in ("transient", "unknown") for result in answered] == [True]
+                assert answered[0].message
+        assert time.monotonic() - begun < 2 * limit + SLACK_S
+
+    def test_nonsense_is_a_failure_and_never_a_number(
+        self, babbling: Oracle | None, objects: Sequence[str]
+    ) -> None:
+        if babbling is None:
+            pytest.skip("it cannot be answered with nonsense")
+        answered = _answered(babbling, requests_for(objects))
+        if isinstance(answered, OracleError):
+            assert str(answered)
+            return
+        assert len(answered) == len(objects)
+        for result in answered:
+            assert result.failure in FAILURES
+            assert result.message
+            assert not result.values
+
+    def test_closed_oracle_can_be_called_again(self, oracle: Oracle, objects: Sequence[str]) -> None:
+        if not isinstance(oracle, Closing):
+            pytest.skip("it keeps nothing between calls")
+        oracle(requests_for(objects))
+        oracle.close()
+        oracle.close()
+        assert all(result.failure is None for result in oracle(requests_for(objects)))
+        oracle.close()
+
+
+def _answered(oracle: Oracle, requests: Sequence[Request]) -> Sequence[Result] | OracleError:
+    """Return what an oracle answers, or how it says that it cannot; any other exception is raised."""
+    try:
+        return oracle(requests)
+    except OracleError as error:
+        return error
