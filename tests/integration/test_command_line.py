@@ -214,8 +214,8 @@ def test_campaign_that_was_never_started_has_nothing_to_show(command, folder):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("object,y\nACGT,1\nTTTT,nan\n", "row 2: y is 'nan', expected a finite number"),
-        ("object,y\nACGT,high\n", "row 1: y is 'high', expected a finite number"),
+        ("object,y\nACGT,1\nTTTT,nan\n", "row 3: y is 'nan', expected a finite number"),
+        ("object,y\nACGT,high\n", "row 2: y is 'high', expected a finite number"),
         ("object,y\nACGT,\n", "no value for y in any row"),
         ("object,y\nACGU,1\n", "'ACGU' has 'U' at position 4, expected a letter of the dna alphabet ACGT"),
         ("object,y\nACG,1\n", "'ACG' has 3 letters, expected 4"),

@@ -134,7 +134,7 @@ def test_every_column_of_the_view_has_the_type_that_is_said(new, tmp_path: Path)
             "line 2 of 'legacy.jsonl' is no JSON",
         ),
         ("legacy.xml", "<a/>", LabelError, "expected one of"),
-        ("legacy.csv", "object,y,row_id\nACGT,1,a\nTTTT,1,a\n", LabelError, "'a' more than once"),
+        ("legacy.csv", "object,y,row_id\nACGT,1,a\nTTTT,1,a\n", LabelError, "'a' stands in row 1 too"),
     ],
 )
 def test_a_wrong_table_is_refused_and_nothing_is_written(
