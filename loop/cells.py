@@ -116,7 +116,7 @@ def read_conditions(data: "pd.DataFrame", mistakes: Mistakes, *, also: Sequence[
     seen: set[str] = set()
     for column in data.columns:
         marked = str(column).startswith(AS_RUN)
-        if not marked and column not in also:
+        if not marked and str(column) not in also:
             continue
         name = str(column).removeprefix(AS_RUN).strip()
         if not name or name in TAKEN or name in seen:

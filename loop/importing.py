@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import Imported, MeasurementRecord, Qualifier
 from flowscout.db.rowfiles import BATCH, batches, read_json_lines, read_parquet, unescape_cell
 from flowscout.errors import InputError, LabelError
+from flowscout.loop import plates
 from flowscout.loop.mistakes import Mistakes
 from flowscout.loop.scales import Scale
 from flowscout.loop.sheets import read_pieces
@@ -106,6 +107,8 @@ def _records(bench: Workbench, frame: "pd.DataFrame", *, source: str) -> Iterato
         objective = bench.config.objective.name
         found = _long_records(rules, units, frame.to_dict("records"), source=source)
         return (_on_scale(one, bench.scale) if one.property == objective else one for one in found)
+    if plates.is_plate(frame):  # whose controls must all be at hand
+        raise LabelError("it is the sheet of a plate, expected results; tell it: flowscout tell FILE TABLE.")
     folder = Path(bench.version.folder)
     sheet = read_labels(frame, bench.config, folder=folder, source=source, rules=rules, piece=True)
     return iter(sheet.records)

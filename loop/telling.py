@@ -127,7 +127,8 @@ def read_labels(
             one = objects[row]
             assert one is not None  # else it is a mistake
             known = RowId(row_ids[row]) if named is None else named[row]
-            origin = source or (plates.SOURCE if known.of_plate else otherwise)
+            # What a plate map named is one row, whatever file or source it comes back by.
+            origin = plates.SOURCE if known.of_plate else source or otherwise
             record = _record(one, prop, value, run[prop][row], origin, known.text)
             records.append((row, replace(record, replicate=known.replicate)))
     records.sort(key=lambda item: item[0])  # stable: row by row, the objective first

@@ -90,7 +90,7 @@ def test_a_filled_map_is_told_in_any_order_and_part(campaign, tmp_path):
     assert (told.added, told.controls) == ((shuffled.iloc[:10]["control"] == "").sum(), 10 - told.added)
     assert told.conditions == ("plate", "well", "celsius", "note")
     shuffled.to_csv(tmp_path / "another name.csv", index=False, sep=";")
-    rest = found.tell(tmp_path / "another name.csv")
+    rest = found.tell(tmp_path / "another name.csv", source="another source")
     assert (rest.added, rest.unchanged, rest.controls) == (18 - told.added, told.added, 4)
     history = found.history()
     assert len(history) == 18
@@ -207,6 +207,14 @@ def test_controls_that_say_nothing_refuse_the_sheet(campaign, rows, said):
     with pytest.raises(TableError, match=said):
         found.tell(table)
     assert found.history().empty
+
+
+def test_a_plate_is_told_and_not_imported(campaign, tmp_path):
+    found = campaign()
+    sheet = plate_of(found, tmp_path).assign(**{"y [nM]": "1"})
+    sheet.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(LabelError, match="the sheet of a plate, expected results; tell it"):
+        found.import_table(tmp_path / "p.csv")
 
 
 def test_other_controls_later_are_a_correction(campaign):

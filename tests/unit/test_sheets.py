@@ -6,7 +6,9 @@ import zipfile
 import pytest
 
 from flowscout.errors import LabelError, TableError
-from flowscout.loop.sheets import read_sheet
+from flowscout.loop import sheets
+from flowscout.loop.mistakes import Mistakes
+from flowscout.loop.sheets import read_pieces, read_sheet
 
 PARTS = {
     "[Content_Types].xml": "<Types/>",
@@ -183,3 +185,14 @@ def test_all_mistakes_are_kept_and_twenty_are_said(tmp_path):
     assert [number for number, _ in caught.value.mistakes] == [*range(2, 32)]
     assert str(caught.value).count("\n  row ") == 20
     assert "and 10 more" in str(caught.value)
+
+
+def test_a_large_table_is_read_in_pieces(tmp_path, monkeypatch):
+    rows = "".join(f'<row r="{n}"><c r="A{n}"><v>{n}</v></c></row>' for n in range(2, 103))
+    mistakes = Mistakes("table")
+    pieces = [*read_pieces(book(tmp_path, rows), mistakes, size=50)]
+    assert [len(piece.numbers) for piece in pieces] == [50, 50, 1]
+    assert [number for piece in pieces for number in piece.numbers] == [*range(2, 103)]
+    monkeypatch.setattr(sheets, "MAX_ROWS", 100)
+    with pytest.raises(LabelError, match=r"more than 100 rows.*flowscout import"):
+        read(tmp_path / "t.xlsx")
