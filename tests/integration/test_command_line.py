@@ -222,7 +222,7 @@ def test_campaign_that_was_never_started_has_nothing_to_show(command, folder):
         ("object,z\nACGT,1\n", "no column 'y'; it has object, z"),
         ("name,y\nACGT,1\n", "no column 'object' (or 'sequence'); it has name, y"),
         ("object,y\n", "no rows below its header"),
-        ("object,y,row_id\nACGT,1,a\nTTTT,1,a\n", "row_id 'a' more than once"),
+        ("object,y,row_id\nACGT,1,a\nTTTT,1,a\n", "row 3: the row_id 'a' stands in row 2 too"),
     ],
 )
 def test_labels_that_cannot_be_told_are_refused_before_a_database_is_made(labels, message, folder):
