@@ -28,7 +28,8 @@ class Told:
     """What came of telling: how many values were new, how many were known already, how many corrected others.
 
     A correction is a new value too. `unread` are the columns of the table that nothing was made of, `empty` is
-    how many of its rows hold no value yet.
+    how many of its rows hold no value yet. Of a plate's sheet `conditions` are the columns that were kept as
+    conditions, and `controls` says how many wells of controls it has.
     """
 
     added: int
@@ -36,6 +37,8 @@ class Told:
     corrected: int = 0
     unread: tuple[str, ...] = ()
     empty: int = 0
+    conditions: tuple[str, ...] = ()
+    controls: int = 0
 
 
 class Measurements:

@@ -81,7 +81,8 @@ class Campaign(CampaignResults):
 
         Where each is measured several times, there is a row for each time, and a column `replicate`. A batch
         whose results are not all told is returned again, as far as it still waits. `n` is the size
-        of a new batch, by default that of the campaign file. Your own candidates, `include`, have the first of
+        of a new batch, by default that of the campaign file; `mean` and `sd` are of the value as the objective's
+        `transform` makes it. Your own candidates, `include`, have the first of
         its places; the others are chosen as if these were being measured.
 
         Raises:

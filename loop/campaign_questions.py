@@ -172,6 +172,22 @@ class CampaignQuestions:
             return self._bench.history.export.measurements(self.name, path)
         return export_whole(self._bench.history, self.name, path)
 
+    def export_plate(self, to: str | Path, size: int = 96, *, controls: Sequence[str] = ()) -> int:
+        """Write plate maps (`.csv`, `.xlsx`) of what waits to be measured; return how many rows they have.
+
+        Each of `controls` is NAME=OBJECT:WELLS, such as `positive=ACGT:A1-H1`. Fill the last columns and `tell`
+        the file: in any order, any part of it, with further columns, which are kept as conditions.
+
+        Raises:
+            ConfigError: there is no plate of this size, a control does not fit, or the file cannot be written.
+            StateError: nothing waits.
+        """
+        from flowscout.loop.plate_maps import plate_rows, write_plate
+
+        columns, rows = plate_rows(self._bench, size=size, controls=controls)
+        write_plate(Path(to), columns, rows)
+        return len(rows)
+
     def replay(self, number: int, *, tolerance: float = 0.0) -> "Replay":
         """Compute a past round again from its cut-off and seeds, and report every difference; write nothing.
 

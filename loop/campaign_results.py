@@ -35,35 +35,43 @@ class CampaignResults(CampaignQuestions):
         actor: str | None = None,
         correct: bool = False,
         reason: str | None = None,
+        sheet: str | None = None,
     ) -> Told:
         """Record measured values: all rows, or none. Telling the same again changes nothing.
 
-        `data` is a table, the path of a CSV file, or a list of rows such as `{"object": "ACGT", "y": 0.5}`: the
-        objects in a column `object` or `sequence`, the values in columns named like the objective and the
-        further `properties` of the campaign file; empty cells say nothing yet. Beside a property NAME may stand
-        NAME_sem (standard error), NAME_n (how many readings the value is a mean of), NAME_qualifier (`<`, `>`,
-        `missing`, `infeasible`, `retracted`) and NAME_unit, which must be the campaign's. Columns `as_run_X`
-        hold conditions. `row_id`, where there is one, identifies the rows of a `source` (default: the file's
-        name), else object and `replicate`, else content and occurrence. With `correct` and a `reason` rows that
-        are stored with another value are superseded. An object that is in no catalogue may be told where the
-        table has all of the catalogue's features: it is learned from and never proposed.
+        `data` is a table, the path of a CSV, Excel or JSON lines file (`sheet` names one of several in a
+        workbook), or a list of rows such as `{"object": "ACGT", "y": 0.5}`: the objects in a column `object` or
+        `sequence`, the values in columns named like the objective and the further `properties` of the campaign
+        file; empty cells say nothing yet. Beside a property NAME may stand NAME_sem (standard error), NAME_n (how
+        many readings the value is a mean of), NAME_qualifier (`<`, `>`, `missing`, `infeasible`, `retracted`) and
+        NAME_unit, which must be the campaign's. Columns `as_run_X` hold conditions. `row_id`, where there is one,
+        identifies the rows of a `source` (default: the file's name), else plate and `well`, else object and
+        `replicate`, else content and occurrence. With `correct` and a `reason` rows that are stored with another
+        value are superseded. An object that is in no catalogue may be told where the table has all of the
+        catalogue's features: it is learned from and never proposed. In the sheet of a plate (with a column `well`)
+        wells with a `control` are no candidates, and unknown columns are conditions.
 
         Raises:
-            LabelError: a value is not a finite number, a column is missing, or a stored row has another value.
-            ObjectError: an object is not in the space, and its features did not come.
+            TableError: rows are wrong, each of which it names: a value is not a finite number, an object is not in
+                the space and its features did not come.
+            LabelError: the table cannot be read, a column is missing, or a stored row has another value.
             ConfigError: a correction came without a reason.
         """
         bench = self._bench
         why = check_reason(reason, what="correction") if correct else None
         folder, rules = Path(bench.version.folder), bench.tools.rules
-        sheet = read_labels(data, bench.config, folder=folder, source=source, rules=rules, correct=correct)
-        check_features(bench, sheet.records)
+        found = read_labels(
+            data, bench.config, folder=folder, source=source, rules=rules, correct=correct, sheet=sheet
+        )
+        check_features(bench, found.records)
         told = bench.history.measurements.add(
-            bench.campaign.id, sheet.records, actor=actor or user_name(), correct=why
+            bench.campaign.id, found.records, actor=actor or user_name(), correct=why
         )
         self._complete_if_possible()
         self._deliver()
-        return replace(told, empty=sheet.empty, unread=sheet.unread)
+        return replace(
+            told, empty=found.empty, unread=found.unread, conditions=found.conditions, controls=found.controls
+        )
 
     def import_table(self, table: str | Path, *, source: str | None = None, actor: str | None = None) -> Imported:
         """Record the results of a large table (`.csv`, `.jsonl`, `.parquet`) in bulk, all rows checked first.

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from flowscout.db import EventKind, parse_url
 from flowscout.errors import ConfigError
 from flowscout.loop.oracle_sections import OracleSection
+from flowscout.loop.scales import TransformName
 from flowscout.loop.section import MAX_USD, Section
 from flowscout.loop.space_sections import CatalogueSection, SequenceSection, SpaceSection
 
@@ -31,10 +32,35 @@ class PropertySection(Section):
     unit: str | None = None
 
 
+class NormalizeSection(Section):
+    """How an objective is made, plate by plate, from a further property `raw` and the plate's controls.
+
+    `percent_of_control` is 100 (raw - negative) / (positive - negative), of the means of the control wells.
+    """
+
+    raw: str = Field(min_length=1)
+    formula: Literal["percent_of_control"] = "percent_of_control"
+
+
 class ObjectiveSection(PropertySection):
-    """A property to be made large or small."""
+    """A property to be made large or small. `direction` is of the value as it is measured and stored.
+
+    The surrogate learns it as `transform` makes it: `-log10` turns an IC50 into a pIC50.
+    """
 
     direction: Literal["maximize", "minimize"]
+    transform: TransformName = "none"
+    normalize: NormalizeSection | None = None
+
+    @model_validator(mode="after")
+    def _means_one_direction(self) -> "ObjectiveSection":
+        if self.transform == "-log10" and self.direction == "maximize":
+            raise ValueError(
+                f"objective {self.name!r} is to be maximized with transform -log10, but the direction is that of "
+                f"the value as measured, and a large {self.name} is a small -log10 of it. Write direction: "
+                "minimize, or transform: log10 if large values are wanted"
+            )
+        return self
 
 
 SURROGATES = ("auto", "gp", "linear", "ensemble", "svgp")
@@ -221,6 +247,12 @@ class CampaignConfig(Section):
             raise ValueError(
                 f"{len(self.objectives)} objectives came, expected one: campaigns of several objectives are "
                 "not supported yet"
+            )
+        section = self.objective.normalize
+        if section is not None and section.raw not in [one.name for one in self.properties]:
+            raise ValueError(
+                f"objective {self.objective.name!r} is made from {section.raw!r}, expected one of the further "
+                f"properties; add `properties: [{{name: {section.raw}}}]`, where its raw values are kept"
             )
         names = [one.name for one in self.measured]
         twice = [name for name in names if names.count(name) > 1]

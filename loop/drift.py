@@ -49,12 +49,12 @@ def drift(
     n = 0 if section.distance is not None else round(section.drift * section.size)
     if n == 0 or not isinstance(space, SequenceSpace) or not space.fixed_length or record.number < 2:
         return None
-    data = training_set(bench, upto_seq=fitted.data_upto_seq)
+    data = bench.scale.learned(training_set(bench, upto_seq=fitted.data_upto_seq))
     before = bench.history.rounds.get(bench.campaign.id, record.number - 1)
     batch = bench.history.rounds.proposals(before.id, selected=True)
-    if not on_plateau(data, {p.key: p.origin == DRIFTED for p in batch}, sign=bench.sign):
+    if not on_plateau(data, {p.key: p.origin == DRIFTED for p in batch}, sign=bench.scale.sign):
         return None
-    known_values = {row.object: bench.sign * row.value for row in data.rows}
+    known_values = {row.object: bench.scale.sign * row.value for row in data.rows}
     values = {text: known_values[text] for text in inside(bench, known_values)}
     seed = derive_seed(record.seed, "drift")
     return drifted(space, surrogate, list(values), list(values.values()), n, known=known, seed=seed)

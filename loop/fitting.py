@@ -32,8 +32,9 @@ def training_set(bench: Workbench, *, upto_seq: int | None = None) -> TrainingSe
 
 
 def labels_of(bench: Workbench, data: TrainingSet) -> Labels:
-    """Return the labels of a training set; larger is better."""
-    return make_labels(bench.space, data, sign=bench.sign, outside=outside_features(bench, data))
+    """Return the labels of a training set on the scale that is learned; larger is better."""
+    scale = bench.scale
+    return make_labels(bench.space, scale.learned(data), sign=scale.sign, outside=outside_features(bench, data))
 
 
 def fit_surrogate(bench: Workbench, record: RoundRecord) -> FitRecord:

@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import Imported, MeasurementRecord, Qualifier
 from flowscout.db.rowfiles import BATCH, batches, read_json_lines, read_parquet, unescape_cell
 from flowscout.errors import InputError, LabelError
+from flowscout.loop import plates
+from flowscout.loop.mistakes import Mistakes
+from flowscout.loop.scales import Scale
+from flowscout.loop.sheets import read_pieces
 from flowscout.loop.spaces.alphabets import SequenceRules
-from flowscout.loop.telling import OBJECT_COLUMNS, read_labels
+from flowscout.loop.telling import read_labels
+from flowscout.loop.told_objects import OBJECT_COLUMNS
 from flowscout.loop.workbench import Workbench
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ENDINGS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+ENDINGS = (".csv", ".csv.gz", ".xlsx", ".xlsm", ".jsonl", ".jsonl.gz", ".parquet")
 
 LONG = ("property", "value")
 """A table with these columns has one value a row, as the view `history` has; else a column for each property."""
@@ -70,6 +75,12 @@ def _frames(path: Path) -> Iterator["pd.DataFrame"]:
     if kind.startswith(".csv"):
         yield from _csv_frames(path)
         return
+    if kind in (".xlsx", ".xlsm"):
+        mistakes = Mistakes(f"table {path.name!r}")
+        for piece in read_pieces(path, mistakes):
+            mistakes.refuse()
+            yield piece.frame
+        return
     rows = read_parquet(path) if kind == ".parquet" else read_json_lines(path)
     for batch in batches(rows, BATCH):
         yield pd.DataFrame(batch)
@@ -94,7 +105,11 @@ def _records(bench: Workbench, frame: "pd.DataFrame", *, source: str) -> Iterato
     rules = bench.tools.rules
     if all(name in frame.columns for name in LONG):
         units = {one.name: one.unit for one in bench.config.measured}
-        return _long_records(rules, units, frame.to_dict("records"), source=source)
+        objective = bench.config.objective.name
+        found = _long_records(rules, units, frame.to_dict("records"), source=source)
+        return (_on_scale(one, bench.scale) if one.property == objective else one for one in found)
+    if plates.is_plate(frame):  # whose controls must all be at hand
+        raise LabelError("it is the sheet of a plate, expected results; tell it: flowscout tell FILE TABLE.")
     folder = Path(bench.version.folder)
     sheet = read_labels(frame, bench.config, folder=folder, source=source, rules=rules, piece=True)
     return iter(sheet.records)
@@ -193,6 +208,20 @@ def _long_records(
             as_run=cells.conditions(),
         )
         yield record if record.row_id else replace(record, row_id=f"{_content(record)}#1")
+
+
+def _on_scale(record: MeasurementRecord, scale: Scale) -> MeasurementRecord:
+    """Return a record whose value has a place on the scale that is learned.
+
+    Raises:
+        LabelError: it has none.
+    """
+    why = None if record.value is None else scale.refusal(record.value)
+    if why is not None:
+        raise LabelError(
+            f"{record.property} of {record.object!r} is {record.value:g}, {why}. Mend or remove the row."
+        )
+    return record
 
 
 def _content(record: MeasurementRecord) -> str:

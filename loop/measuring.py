@@ -160,6 +160,11 @@ def read_result(bench: Workbench, text: str, key: str, result: Result) -> Answer
         )
         price = _minor(bench.oracle.info.cost_usd) if cost_minor is None else cost_minor  # it was measured
         return Answer(failure=FailureClass.PERMANENT, message=message, cost_minor=price)
+    without_place = bench.scale.refusal(values[wanted])
+    if without_place is not None:
+        price = _minor(bench.oracle.info.cost_usd) if cost_minor is None else cost_minor  # it was measured
+        message = f"oracle {name!r} returned {wanted!r} = {values[wanted]:g}, {without_place}."
+        return Answer(failure=FailureClass.PERMANENT, message=message, cost_minor=price)
     odd = sorted(set(map(str, result.values)) - set(values))
     measurements = [
         MeasurementRecord(

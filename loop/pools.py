@@ -228,7 +228,7 @@ def select_batch(
     values = problem.reward.values(states)
     log_rewards = problem.reward.of_values(values, X).tolist()
     mean, sd = surrogate.mean_sd(X)
-    beliefs = map(Belief, values.tolist(), log_rewards, (bench.sign * mean).tolist(), sd.tolist())
+    beliefs = map(Belief, values.tolist(), log_rewards, (bench.scale.sign * mean).tolist(), sd.tolist())
     return [
         _proposal(one, rank=ranks.get(i), beliefs=belief)
         for i, (one, belief) in enumerate(zip(drawn, beliefs, strict=True))

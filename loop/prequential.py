@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowscout.db import RoundRow
+from flowscout.loop.scales import Scale
 from flowscout.surrogates import PredictionScores, Surrogate, score_predictions
 
 POOLED_ROUNDS = 4
@@ -77,8 +78,11 @@ def foretold(
     rounds: Sequence[RoundRow],
     *,
     property: str,  # noqa: A002
+    scale: Scale | None = None,
 ) -> list[Foretold]:
     """Return every exact value of a property that was predicted before it was measured, in the order told.
+
+    Both are on the `scale` that is learned (default: that of the values); values that are not on it are left out.
 
     `history` holds rows of the view `history`. What a proposal stores is the sd of the value without noise; the
     noise is that of the surrogate's diagnostics of the round. Values superseded since are left out.
@@ -88,13 +92,14 @@ def foretold(
         Foretold(
             round=row["round"],
             object=row["object"],
-            value=row["value"],
+            value=row["value"] if scale is None else scale.value(row["value"]),
             mean=row["predicted_mean"],
             sd=math.hypot(row["predicted_sd"], noise.get(row["round"], 0.0)),
         )
         for row in history
         if row["property"] == property
         and row["value"] is not None
+        and (scale is None or scale.transform == "none" or row["value"] > 0)
         and row["qualifier"] == "="
         and not row["superseded"]
         and row["round"] is not None

@@ -104,6 +104,9 @@ def _values(bench: Workbench, done: Any, find: Any) -> dict[str, list[Measuremen
                 f"{text!r} is to be done with value {value!r}, expected a finite number: none came late either; "
                 "nothing was written. Give the value that was measured."
             )
+        without_place = bench.scale.refusal(value)
+        if without_place is not None:
+            raise LabelError(f"{text!r} is to be done with value {value:g}, {without_place}; nothing was written.")
         record = MeasurementRecord(row.key, row.object, prop, value, source="", row_id="")
         found[text] = [_of_call(record, row)]
     return found

@@ -1,31 +1,39 @@
 """From a table that a person tells to measurements: every cell is checked before anything is written.
 
-Recording them belongs in `db`.
+How a file is read belongs in `loop.sheets`, what its cells say in `loop.cells`, recording in `db`.
 """
 
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowscout.db import MeasurementRecord
-from flowscout.errors import LabelError, ObjectError
-from flowscout.loop.cells import AS_RUN, BESIDE, Property, Value, header_of, read_conditions, read_values, texts
+from flowscout.errors import LabelError
+from flowscout.loop import plates
+from flowscout.loop.cells import (
+    AS_RUN,
+    BESIDE,
+    Property,
+    Value,
+    header_of,
+    read_conditions,
+    read_values,
+    refuse_what_no_database_holds,
+)
 from flowscout.loop.config import CampaignConfig
-from flowscout.loop.oracles import numbers, read_table
+from flowscout.loop.mistakes import Mistakes
 from flowscout.loop.outside import FEATURES
+from flowscout.loop.row_ids import RowId, content_ids, read_row_ids
+from flowscout.loop.sheets import read_sheet
 from flowscout.loop.space_sections import CatalogueSection
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.listing import Listing
+from flowscout.loop.told_objects import OBJECT_COLUMNS, ToldObject, read_objects
 from flowscout.loop.workbench import rules_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-OBJECT_COLUMNS = ("object", "sequence")
 
 ASKED = ("candidate_id", "mean", "sd", "acquisition")
 """What `ask` writes beside the objects: a table that comes back filled in still has it."""
@@ -33,20 +41,26 @@ ASKED = ("candidate_id", "mean", "sd", "acquisition")
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a table says: measurements; how many of its rows hold no value yet; columns nothing was made of."""
+    """What a table says: measurements; how many of its rows hold no value yet; columns nothing was made of.
+
+    `conditions` are the columns of a plate's sheet that were kept as conditions, `controls` how many of its wells
+    hold controls.
+    """
 
     records: list[MeasurementRecord]
     empty: int
     unread: tuple[str, ...]
+    conditions: tuple[str, ...] = ()
+    controls: int = 0
 
 
 @dataclass(frozen=True)
-class _Told:
-    """An object as it is stored, with its features if it is in no catalogue."""
+class _Columns:
+    """What the columns of a table are: of values, of conditions beside those marked so, and of nothing."""
 
-    key: str
-    text: str
-    features: dict[str, float] | None = None
+    values: dict[Property, str]
+    conditions: tuple[str, ...]
+    unread: tuple[str, ...]
 
 
 def read_labels(
@@ -58,50 +72,69 @@ def read_labels(
     rules: SequenceRules | Listing | None = None,
     correct: bool = False,
     piece: bool = False,
+    sheet: str | None = None,
 ) -> Sheet:
     """Return what `Campaign.tell` is told as measurements, every row checked. Nothing is written.
 
     `folder` is that of the campaign file, from which a catalogue is read where no `rules` come. What is to
-    `correct` others must say which rows it is of. A `piece` of a larger table may hold no value yet.
+    `correct` others must say which rows it is of. A `piece` of a larger table may hold no value yet. `sheet` is
+    the one of a workbook that has several.
 
     Raises:
-        LabelError: a value is not a finite number, a column is missing, or the table cannot be read or is none.
-        ObjectError: an object is not in the space.
+        LabelError: a column is missing, or the table cannot be read or is none.
+        TableError: rows are wrong; the error has all of their mistakes.
     """
-    where = "the table" if not isinstance(data, str | Path) else f"table {Path(data).name!r}"
+    frame, mistakes = _opened(data, sheet)
+    otherwise = "told"
     if isinstance(data, str | Path):
-        path = Path(data)
-        if not path.is_file():
-            raise LabelError(f"no file {str(path)!r}; check the path of the table to tell.")
-        source = source or path.name
-        data = read_table(path)
-    else:
-        data = _table(data)
+        otherwise = Path(data).name if sheet is None else f"{Path(data).name} [{sheet}]"
     rules = rules_of(config, folder) if rules is None else rules
+    refuse_what_no_database_holds(frame, mistakes)
+    columns = _columns(frame, config, rules, where=mistakes.where)
+    plate = plates.is_plate(frame)
+    controls = plates.is_control(frame) if plate else [False] * len(frame)
+    levels: dict[str, plates.Level] = {}
+    if plate:
+        plates.check_wells(frame, mistakes)
+        levels = plates.read_levels(frame, controls, config.objective, columns.values, mistakes)
+        frame, mistakes = _without(frame, controls, mistakes)
     counts = isinstance(config.space, CatalogueSection) and config.space.metric == "tanimoto"
-    columns = _columns(data, config, where=where)
-    objects = _objects(data, rules, counts=counts, where=where)
-    read = {prop: read_values(data, prop, column, where=where) for prop, column in columns.items()}
-    if not piece and not any(value is not None for values in read.values() for value in values):
-        raise LabelError(f"{where} has no value for {' or '.join(p.name for p in read)} in any row; add one.")
-    conditions = read_conditions(data, where=where)
-    named = _row_ids(data, objects, where=where)
+    objects = read_objects(frame, rules, mistakes, counts=counts)
+    values = {prop: read_values(frame, prop, column, mistakes) for prop, column in columns.values.items()}
+    conditions = read_conditions(frame, mistakes, also=columns.conditions)
+    named = read_row_ids(frame, objects, config.campaign, mistakes)
+    run = dict.fromkeys(values, conditions)
+    section = config.objective.normalize
+    if section is not None:
+        plates.normalise(frame, config.objective, values, run, levels, mistakes)
+    mistakes.refuse()
+    if not piece and not any(value is not None for found in values.values() for value in found):
+        raise LabelError(
+            f"{mistakes.where} has no value for {' or '.join(p.name for p in values)} in any row; add one."
+        )
     if correct and named is None:
         raise LabelError(
-            f"{where} has neither a column 'row_id' nor 'replicate', expected one that says which rows are to be "
-            "corrected; nothing was written. Add it, or take the old values back with `flowscout retract`."
+            f"{mistakes.where} has neither a column 'row_id' nor 'replicate', expected one that says which rows "
+            "are to be corrected; nothing was written. Add it, or take the old values back by `flowscout retract`."
         )
     records = []
-    for prop, values in read.items():
-        row_ids = _content_ids(objects, values, conditions, prop, first=prop.name == config.objective.name)
-        for row, value in enumerate(values):
-            if value is not None:
-                row_id, replicate = (row_ids[row], None) if named is None else named[row]
-                record = _record(objects[row], prop, value, conditions[row], source or "told", row_id)
-                records.append((row, replace(record, replicate=replicate)))
+    for prop, found in values.items():
+        first = prop.name == config.objective.name
+        row_ids = [] if named is not None else content_ids(objects, found, run[prop], prop, first=first)
+        for row, value in enumerate(found):
+            if value is None:
+                continue
+            one = objects[row]
+            assert one is not None  # else it is a mistake
+            known = RowId(row_ids[row]) if named is None else named[row]
+            # What a plate map named is one row, whatever file or source it comes back by.
+            origin = plates.SOURCE if known.of_plate else source or otherwise
+            record = _record(one, prop, value, run[prop][row], origin, known.text)
+            records.append((row, replace(record, replicate=known.replicate)))
     records.sort(key=lambda item: item[0])  # stable: row by row, the objective first
-    empty = len(data) - len({row for row, _ in records})
-    return Sheet([record for _, record in records], empty, _unread(data, rules, columns))
+    empty = len(frame) - len({row for row, _ in records})
+    told = [record for _, record in records]
+    return Sheet(told, empty, columns.unread, columns.conditions, sum(controls))
 
 
 def _table(data: object) -> "pd.DataFrame":
@@ -130,92 +163,62 @@ def _table(data: object) -> "pd.DataFrame":
     )
 
 
-def _columns(data: "pd.DataFrame", config: CampaignConfig, *, where: str) -> dict[Property, str]:
-    """Return the column of each property that the table has.
+def _opened(data: object, sheet: str | None) -> "tuple[pd.DataFrame, Mistakes]":
+    """Return a table with room for its mistakes, in which those that its file has by itself stand already."""
+    if isinstance(data, str | Path):
+        if not Path(data).is_file():
+            raise LabelError(f"no file {str(data)!r}; check the path of the table to tell.")
+        piece, mistakes = read_sheet(Path(data), sheet=sheet)
+        return piece.frame, mistakes
+    if sheet is not None:
+        raise LabelError(f"sheet {sheet!r} was named, and a table came that is no file; leave out the sheet.")
+    frame = _table(data)
+    columns = [str(name) for name in frame.columns]
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise LabelError(f"the table has the column {twice!r} more than once; leave one out or rename it.")
+    return frame, Mistakes("the table")
+
+
+def _without(
+    data: "pd.DataFrame", left_out: Sequence[bool], mistakes: Mistakes
+) -> "tuple[pd.DataFrame, Mistakes]":
+    """Return a table without some of its rows; the others keep their numbers."""
+    rows = [row for row, out in enumerate(left_out) if not out]
+    others = Mistakes(mistakes.where, [mistakes.number(row) for row in rows])
+    others.take(mistakes)
+    return data.iloc[rows].reset_index(drop=True), others
+
+
+def _columns(
+    data: "pd.DataFrame", config: CampaignConfig, rules: SequenceRules | Listing, *, where: str
+) -> _Columns:
+    """Return what the columns of a table are.
 
     Raises:
-        LabelError: it has none.
+        LabelError: it has none of values.
     """
-    known = [Property(one.name, one.unit) for one in config.measured]
+    known = [Property(one.name, one.unit) for one in config.properties]
+    objective = config.objective
+    known.insert(0, Property(objective.name, objective.unit, objective.transform))
     found = {prop: column for prop in known if (column := header_of(data, prop, where=where)) is not None}
     if not found:
         names = " or ".join(repr(prop.name) for prop in known)
         raise LabelError(
-            f"{where} has no column {names}; it has {', '.join(map(str, data.columns))}. "
+            f"{where} has no column {names}; it has {', '.join(map(str, data.columns))[:500]}. "
             "Rename one, or name it in the campaign file."
         )
-    return found
-
-
-def _unread(
-    data: "pd.DataFrame", rules: SequenceRules | Listing, columns: Mapping[Property, str]
-) -> tuple[str, ...]:
-    """Return the columns of a table that nothing is made of."""
-    beside = {f"{prop.name}_{name}" for prop in columns for name in BESIDE}
+    beside = {f"{prop.name}_{name}" for prop in found for name in BESIDE}
     features = set(rules.columns) if isinstance(rules, Listing) else set()
-    known = {"row_id", "replicate", *OBJECT_COLUMNS, *ASKED, *columns.values(), *beside, *features}
-    return tuple(name for name in map(str, data.columns) if name not in known and not name.startswith(AS_RUN))
-
-
-def _objects(data: "pd.DataFrame", rules: SequenceRules | Listing, *, counts: bool, where: str) -> list[_Told]:
-    """Return the object of each row. One that is in no catalogue needs features; `counts` may not be negative."""
-    column = next((name for name in OBJECT_COLUMNS if name in data.columns), None)
-    if column is None:
-        raise LabelError(
-            f"{where} has no column 'object' (or 'sequence'); it has {', '.join(map(str, data.columns))}. "
-            "Name the column that holds the objects so."
-        )
-    texts = list(data[column])
-    if not isinstance(rules, Listing):
-        return [_Told(*rules.told(text)) for text in texts]  # what breaks a rule is learned from as well
-    strange = [row for row, text in enumerate(texts) if text not in rules]
-    features = _features(data, rules, texts, strange, counts=counts, where=where) if strange else {}
-    return [
-        _Told(texts[row].strip(), texts[row].strip(), features[row])
-        if row in features
-        else _Told(rules.key(text), rules.require(text))
-        for row, text in enumerate(texts)
-    ]
-
-
-def _features(
-    data: "pd.DataFrame", rules: Listing, texts: Sequence[str], rows: Sequence[int], *, counts: bool, where: str
-) -> dict[int, dict[str, float]]:
-    """Return the features of the `rows` whose objects are in no catalogue, by row."""
-    missing = [column for column in rules.columns if column not in data.columns]
-    odd = next((row for row in rows if not isinstance(texts[row], str) or not texts[row].strip()), None)
-    if missing or odd is not None:
-        text = texts[rows[0] if odd is None else odd]
-        nameless = "the name is empty" if isinstance(text, str) else "the name is no text, write it as one"
-        why = f"{where} has no column {missing[0]!r}" if missing else nameless
-        raise ObjectError(
-            f"{rules.validate(text)} Or tell it with all features ({', '.join(rules.columns)}): it is "
-            f"then learned from and never proposed; but {why}."
-        )
-    columns = {
-        column: dict(zip(rows, numbers(data, column, where=where, rows=rows), strict=True))
-        for column in rules.columns
-    }
-    found: dict[int, dict[str, float]] = {}
-    first: dict[str, dict[str, float]] = {}
-    for row in rows:
-        found[row] = {column: values[row] for column, values in columns.items()}
-        negative = [column for column, value in found[row].items() if counts and value < 0]
-        if negative:
-            raise LabelError(
-                f"{where}, row {row + 1}: {negative[0]} is {found[row][negative[0]]:g}, expected a number of at "
-                "least 0 with the metric tanimoto. Mend or remove the row."
-            )
-        if first.setdefault(texts[row].strip(), found[row]) != found[row]:
-            raise LabelError(
-                f"{where}, row {row + 1}: {texts[row]!r} has other features than in an earlier row, expected one "
-                "object to have one set of them. Mend the row, or give the object a name of its own."
-            )
-    return found
+    read = {"row_id", "replicate", *OBJECT_COLUMNS, *ASKED, *found.values(), *beside, *features}
+    others = [str(name) for name in data.columns if name not in read and not str(name).startswith(AS_RUN)]
+    if not plates.is_plate(data):
+        return _Columns(found, (), tuple(others))
+    return _Columns(found, tuple(name for name in others if name != plates.CONTROL), ())
 
 
 def _record(
-    one: _Told, prop: Property, value: Value, conditions: Mapping[str, Any], source: str, row_id: str
+    one: ToldObject, prop: Property, value: Value, conditions: Mapping[str, Any], source: str, row_id: str
 ) -> MeasurementRecord:
     features = {} if one.features is None else {FEATURES: one.features}
     return MeasurementRecord(
@@ -231,64 +234,3 @@ def _record(
         unit=prop.unit,
         as_run={**conditions, **features} or None,
     )
-
-
-def _row_ids(data: "pd.DataFrame", objects: Sequence[_Told], *, where: str) -> list[tuple[str, int | None]] | None:
-    """Return what the rows are known again by: their own ids, else object and replicate; None where neither came.
-
-    Beside it the replicate that a row answers, where it says so.
-
-    Raises:
-        LabelError: an id is empty or comes twice, or a replicate is no whole number.
-    """
-    replicates: list[int | None] = [None] * len(data)
-    if "row_id" in data.columns:
-        found, name = texts(data["row_id"].tolist()), "row_id"
-    elif "replicate" in data.columns:
-        numbers = [text.removesuffix(".0") for text in texts(data["replicate"].tolist())]
-        wrong = next((row for row, text in enumerate(numbers) if not text.isdecimal() or int(text) < 1), None)
-        if wrong is not None:
-            raise LabelError(
-                f"{where}, row {wrong + 1}: replicate is {numbers[wrong]!r}, expected a whole number of at least "
-                "1; nothing was written. Number the readings of each object."
-            )
-        replicates = [int(number) for number in numbers]
-        found = [f"{_short(one.key)} replicate {n}" for one, n in zip(objects, replicates, strict=True)]
-        name = "replicate"
-    else:
-        return None
-    if "" in found:
-        raise LabelError(f"{where}, row {found.index('') + 1}: {name} is empty; give each row its own.")
-    repeated = [row_id for row_id, count in Counter(found).items() if count > 1]
-    if repeated:
-        raise LabelError(f"{where} has the {name} {repeated[0]!r} more than once; give each row its own.")
-    return list(zip(found, replicates, strict=True))
-
-
-def _short(key: str) -> str:
-    """Return a key as a row id can hold it."""
-    return key if len(key) <= 150 else hashlib.sha256(key.encode()).hexdigest()[:24]
-
-
-def _content_ids(
-    objects: Sequence[_Told],
-    values: Sequence[Value | None],
-    conditions: Sequence[Mapping[str, Any]],
-    prop: Property,
-    *,
-    first: bool,
-) -> list[str]:
-    """Identify rows by what they say and by how often it has been said before in the same table.
-
-    The id of a plain value of the objective is what it was before there were other properties and conditions.
-    """
-    seen: Counter[str] = Counter()
-    found = []
-    for one, value, run in zip(objects, values, conditions, strict=True):
-        said = f"{one.key}\t{'' if value is None else value.content}"
-        said += "" if first else f"\t{prop.name}"
-        said += f"\t{json.dumps(run, sort_keys=True)}" if run else ""
-        digest = hashlib.sha256(said.encode()).hexdigest()[:24]
-        seen[digest] += 1
-        found.append(f"{digest}#{seen[digest]}")
-    return found

@@ -18,7 +18,6 @@ from flowscout.db import (
     ConfigRecord,
     History,
     Lease,
-    ObjectiveRecord,
     OracleRecord,
     sidecar_folder,
     this_owner,
@@ -31,8 +30,10 @@ from flowscout.loop.config import (
     parse_campaign,
     version_hash,
 )
+from flowscout.loop.objectives import objective_record
 from flowscout.loop.oracle_sections import TableSection
 from flowscout.loop.oracles import Oracle, build_oracle
+from flowscout.loop.scales import Scale
 from flowscout.loop.space_sections import SequenceSection
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.listing import Listing, read_listing
@@ -172,8 +173,13 @@ class Workbench:
 
     @property
     def sign(self) -> float:
-        """1 where the objective is to be large, -1 where it is to be small: the loop always maximises."""
+        """1 where the objective as it is measured is to be large, -1 where small: the loop always maximises."""
         return 1.0 if self.config.objective.direction == "maximize" else -1.0
+
+    @property
+    def scale(self) -> Scale:
+        """The scale on which the objective is learned and predicted."""
+        return Scale.of(self.config.objective.transform, self.config.objective.direction)
 
     @property
     def held(self) -> Lease:
@@ -214,7 +220,7 @@ def register(
     campaign = history.campaigns.register(
         config.campaign,
         version,
-        objectives=[ObjectiveRecord(o.name, o.direction, o.unit) for o in config.objectives],
+        objectives=[objective_record(one) for one in config.objectives],
         seed=config.seed,
         limit_minor=None if cost is None else round(cost * 100),
         actor=actor,

@@ -8,6 +8,7 @@ Each message has three parts: what came, what was expected, what to do next. The
     │   ├── ConfigError            the campaign file
     │   ├── ObjectError            an object that is not in the space
     │   ├── LabelError             a label that is not a finite number, or a table that cannot be read
+    │   │   └── TableError         a table with rows that are wrong, each of which it names (an ObjectError too)
     │   ├── OracleImportError      an oracle that cannot be imported
     │   ├── ShapeError             a tensor of the wrong shape or dtype
     │   ├── SchemaError            a database that this version cannot open
@@ -47,6 +48,14 @@ class ObjectError(InputError):
 
 class LabelError(InputError):
     """A label is not a finite number, or a table of labels cannot be read."""
+
+
+class TableError(LabelError, ObjectError):
+    """Rows of a table are wrong. `mistakes` names each: (row as a person sees it or None, what is wrong)."""
+
+    def __init__(self, message: str, mistakes: "tuple[tuple[int | None, str], ...]" = ()) -> None:
+        super().__init__(message)
+        self.mistakes = mistakes
 
 
 class OracleImportError(InputError):

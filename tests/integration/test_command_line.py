@@ -214,15 +214,15 @@ def test_campaign_that_was_never_started_has_nothing_to_show(command, folder):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("object,y\nACGT,1\nTTTT,nan\n", "row 2: y is 'nan', expected a finite number"),
-        ("object,y\nACGT,high\n", "row 1: y is 'high', expected a finite number"),
+        ("object,y\nACGT,1\nTTTT,nan\n", "row 3: y is 'nan', expected a finite number"),
+        ("object,y\nACGT,high\n", "row 2: y is 'high', expected a finite number"),
         ("object,y\nACGT,\n", "no value for y in any row"),
         ("object,y\nACGU,1\n", "'ACGU' has 'U' at position 4, expected a letter of the dna alphabet ACGT"),
         ("object,y\nACG,1\n", "'ACG' has 3 letters, expected 4"),
         ("object,z\nACGT,1\n", "no column 'y'; it has object, z"),
         ("name,y\nACGT,1\n", "no column 'object' (or 'sequence'); it has name, y"),
         ("object,y\n", "no rows below its header"),
-        ("object,y,row_id\nACGT,1,a\nTTTT,1,a\n", "row_id 'a' more than once"),
+        ("object,y,row_id\nACGT,1,a\nTTTT,1,a\n", "row 3: the row_id 'a' stands in row 2 too"),
     ],
 )
 def test_labels_that_cannot_be_told_are_refused_before_a_database_is_made(labels, message, folder):

@@ -134,7 +134,7 @@ def test_every_column_of_the_view_has_the_type_that_is_said(new, tmp_path: Path)
             "line 2 of 'legacy.jsonl' is no JSON",
         ),
         ("legacy.xml", "<a/>", LabelError, "expected one of"),
-        ("legacy.csv", "object,y,row_id\nACGT,1,a\nTTTT,1,a\n", LabelError, "'a' more than once"),
+        ("legacy.csv", "object,y,row_id\nACGT,1,a\nTTTT,1,a\n", LabelError, "'a' stands in row 1 too"),
     ],
 )
 def test_a_wrong_table_is_refused_and_nothing_is_written(
@@ -183,3 +183,15 @@ def test_the_commands_take_a_history_out_and_in(new, tmp_path: Path, capsys: pyt
     ):
         assert run(line) == 2
         assert wrong in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_workbook_is_imported(new, tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="the extra excel is not installed")
+    book = openpyxl.Workbook()
+    for row in (["object", "y"], ["ACGT", 1.5], ["TTTT", 2]):
+        book.active.append(row)
+    book.save(tmp_path / "legacy.xlsx")
+    campaign = new()
+    assert campaign.import_table(tmp_path / "legacy.xlsx").added == 2
+    assert campaign.import_table(tmp_path / "legacy.xlsx").unchanged == 2
+    assert campaign.history()["value"].tolist() == [1.5, 2.0]

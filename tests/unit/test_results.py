@@ -138,7 +138,7 @@ def test_replicates_are_numbered_or_counted(campaign):
     assert campaign.tell(numbered.iloc[::-1], source="plate").unchanged == 3
     with pytest.raises(LabelError, match=r"row 'AAAA replicate 2' of 'plate' says y = 5.0"):
         campaign.tell(numbered.assign(y=[1.0, 5.0, 3.0]), source="plate")
-    with pytest.raises(LabelError, match="the replicate 'AAAA replicate 1' more than once"):
+    with pytest.raises(LabelError, match="the replicate 'AAAA replicate 1' stands in row 1 too"):
         campaign.tell(numbered.assign(replicate=1), source="plate")
     assert campaign.tell(table(object=["AAAA", "AAAA"], y=[1.0, 1.0]), source="plate").added == 2
     assert campaign.best(9)["count"].tolist() == [1, 4]
@@ -214,7 +214,8 @@ def test_a_person_corrects_and_retracts_from_the_command_line(path, tmp_path, ca
     said = command(capsys, "tell", path, tmp_path / "t.csv", code=2).err
     assert "--correct" in said
     told = command(capsys, "tell", path, tmp_path / "t.csv", "--correct", "--reason", "typo", "--json").out
-    assert json.loads(told) == {"added": 1, "unchanged": 0, "corrected": 1, "empty": 0, "unread": []}
+    counts = {"added": 1, "unchanged": 0, "corrected": 1, "empty": 0, "controls": 0}
+    assert json.loads(told) == {**counts, "unread": [], "conditions": []}
     assert "1 values taken back" in command(capsys, "retract", path, "CCCC", "--reason", "wrong well").out
     said = command(capsys, "retract", path, "--source", "t.csv", "--row", "A1", "--reason", "wrong well").out
     assert "1 values taken back" in said

@@ -87,11 +87,11 @@ def test_a_plain_value_is_the_row_it_was_before_there_were_such_columns(campaign
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("TTTT,0.5,0.1", "TTTT,0.5,-0.1", "row 4: y_sem is '-0.1', expected a standard error"),
-        ("TTTT,0.5,0.1", "TTTT,0.5,inf", "row 4: y_sem is 'inf'"),
-        ("GGGG,9,,2", "GGGG,9,,2.5", "row 3: y_n is '2.5', expected how many readings"),
-        ("GGGG,9,,2", "GGGG,9,,0", "row 3: y_n is '0'"),
-        ("TTTT,0.5,0.1,,<", "TTTT,0.5,0.1,,<=", "row 4: y_qualifier is '<=', expected <, > or ="),
+        ("TTTT,0.5,0.1", "TTTT,0.5,-0.1", "row 5: y_sem is '-0.1', expected a standard error"),
+        ("TTTT,0.5,0.1", "TTTT,0.5,inf", "row 5: y_sem is 'inf'"),
+        ("GGGG,9,,2", "GGGG,9,,2.5", "row 4: y_n is '2.5', expected how many readings"),
+        ("GGGG,9,,2", "GGGG,9,,0", "row 4: y_n is '0'"),
+        ("TTTT,0.5,0.1,,<", "TTTT,0.5,0.1,,<=", "row 5: y_qualifier is '<=', expected <, > or ="),
     ],
 )
 def test_one_wrong_cell_refuses_the_table(campaign, tmp_path, old, new, said):

@@ -78,6 +78,7 @@ def init(
 def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
     """Check a campaign file and that its oracle can be had. Nothing is written or measured."""
     from flowscout.loop.campaign import check_campaign_file
+    from flowscout.loop.objectives import label_of
     from flowscout.loop.workbench import rules_of
 
     file, oracle = check_campaign_file(campaign)
@@ -86,6 +87,7 @@ def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
         "campaign": config.campaign,
         "objects": rules_of(config, file.folder).size,
         "objective": f"{config.objective.direction} {config.objective.name}",
+        "learned": label_of(config.objective),
         "oracle": info.name,
         "calls": config.batch.size * config.batch.replicates * config.budget.rounds,
         "sha256": file.sha256,
@@ -99,6 +101,8 @@ def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
         f"{config.budget.rounds} rounds of {config.batch.size}"
         + (f", each {config.batch.replicates} times" if config.batch.replicates > 1 else "")
     )
+    if config.objective.transform != "none":
+        say(f"learned and predicted is {found['learned']}; {config.objective.name} is stored as it is measured")
 
 
 def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False) -> None:
@@ -140,14 +144,15 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
 @contextmanager
 def opened(path: Path, db: str | None) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the history of a campaign file, which must have been started, its campaign and its objective."""
-    from flowscout.db import History, ObjectiveRecord
+    from flowscout.db import History
     from flowscout.loop.config import database_url, read_campaign_file
+    from flowscout.loop.objectives import objective_record
 
     file = read_campaign_file(path)
     wanted = file.config.objective
     with History(database_url(file, db), create=False) as found:
         record = found.campaigns.get(file.config.campaign)
-        yield found, record, ObjectiveRecord(wanted.name, wanted.direction, wanted.unit)
+        yield found, record, objective_record(wanted)
 
 
 def _name_of(folder: Path) -> str:

@@ -24,14 +24,26 @@ def export(
         Path, typer.Option("--to", help="A .csv, .jsonl or .parquet file, or a new folder for everything.")
     ],
     form: Annotated[str, typer.Option("--format", help="Of a folder's tables: jsonl or parquet.")] = "jsonl",
+    plate: Annotated[
+        int | None, typer.Option(help="Write a plate map of what waits instead: 96 or 384 wells, .csv or .xlsx.")
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=OBJECT:WELLS", help="Of a plate: a control, as positive=ACGT:A1-H1."),
+    ] = None,
     db: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the measurements to a file, one row each, or the whole history to a new folder."""
+    """Write the measurements to a file, one row each, the whole history to a new folder, or a plate map."""
     from flowscout.loop.moving import export_whole
 
     if form not in ("jsonl", "parquet"):
         raise ConfigError(f"--format is {form!r}, expected jsonl or parquet.")
+    if control and plate is None:
+        raise ConfigError("--control came without --plate, expected one with it; add --plate 96 or 384.")
+    if plate is not None:
+        _export_plate(campaign, to, plate, control or [], db=db, as_json=as_json)
+        return
     with opened(campaign, db) as (history, record, _):
         if to.suffix:
             count = history.export.measurements(record.name, to)
@@ -103,6 +115,24 @@ def replay(
             say(f"round {number}: the same ({', '.join(done.compared)})", style="green")
     if not done.same:
         raise typer.Exit(1)
+
+
+def _export_plate(
+    campaign: Path, to: Path, size: int, controls: list[str], *, db: str | None, as_json: bool
+) -> None:
+    from flowscout.loop.plate_maps import plate_rows, write_plate
+    from flowscout.loop.workbench import lay_out
+
+    with opened(campaign, db) as (history, record, _):
+        columns, rows = plate_rows(lay_out(history, record.id), size=size, controls=controls)
+        write_plate(to, columns, rows)
+    names = sorted({row["plate"] for row in rows})
+    held = sum("control" in row for row in rows)
+    if as_json:
+        print_json({"to": str(to), "plates": names, "samples": len(rows) - held, "controls": held})
+        return
+    say(f"{to}: {len(rows) - held} samples and {held} controls on {', '.join(names)}")
+    say(f"fill the last columns, and tell them: flowscout tell {campaign} {to}")
 
 
 def _import_folder(folder: Path, db: str | None, *, as_json: bool) -> None:

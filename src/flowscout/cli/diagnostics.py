@@ -114,7 +114,7 @@ def draw_predictions(values: "Sequence[Foretold]", objective: "ObjectiveRecord")
     margin = 0.08 * (high - low) or 0.5
     axes.axline((low, low), slope=1, color=_INK, linewidth=0.8, linestyle=":", zorder=2)
     axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
-    axes.set(xlabel=f"measured {_with_unit(objective)}", ylabel="predicted before, with 90% interval")
+    axes.set(xlabel=f"measured {_learned(objective)}", ylabel="predicted before, with 90% interval")
     axes.set_title(f"{inside.mean():.0%} of {len(values)} values in their 90% interval", loc="left", fontsize=10)
     _tidy(axes)
     return figure
@@ -183,6 +183,12 @@ def _few(numbers: Sequence[int]) -> list[int]:
     """Return at most some twelve of the numbers, evenly spaced."""
     step = -(-len(numbers) // 12) or 1
     return list(numbers)[::step]
+
+
+def _learned(objective: "ObjectiveRecord") -> str:
+    """Return what is predicted: the value, or its logarithm."""
+    named = _with_unit(objective)
+    return named if objective.transform is None else f"{objective.transform}({named})"
 
 
 def _with_unit(objective: "ObjectiveRecord") -> str:

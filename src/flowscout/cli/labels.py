@@ -8,6 +8,10 @@ import typer
 
 from flowscout.cli.campaigns import AsJson, CampaignPath, Database
 from flowscout.cli.output import print_json, print_rows, say
+from flowscout.errors import TableError
+
+WRONG_INPUT = 2
+"""The exit code of what was told with mistakes."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,11 +23,14 @@ def add_to(app: typer.Typer) -> None:
 
 def tell(
     campaign: CampaignPath,
-    table: Annotated[Path, typer.Argument(help="A CSV file: column object (or sequence), and the objective's.")],
+    table: Annotated[
+        Path, typer.Argument(help="CSV, Excel or JSON lines: column object (or sequence), and the objective's.")
+    ],
     source: Annotated[str | None, typer.Option(help="Where the values come from; default: its name.")] = None,
     correct: Annotated[bool, typer.Option("--correct", help="Supersede rows stored with another value.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why values are corrected; kept in the history.")] = None,
     actor: Annotated[str | None, typer.Option(help="Who tells; default: you.")] = None,
+    sheet: Annotated[str | None, typer.Option(help="Of a workbook with several.")] = None,
     db: Database = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,10 +39,16 @@ def tell(
     from flowscout.loop.telling import read_labels
 
     file, _ = check_campaign_file(campaign)
-    # Before a database is made for what cannot be told.
-    read_labels(table, file.config, folder=file.folder, source=source, correct=correct)
+    try:
+        # Before a database is made for what cannot be told.
+        read_labels(table, file.config, folder=file.folder, source=source, correct=correct, sheet=sheet)
+    except TableError as error:
+        if not as_json:
+            raise
+        print_json({"mistakes": [{"row": row, "message": message} for row, message in error.mistakes]})
+        raise typer.Exit(WRONG_INPUT) from None
     with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
-        told = found.tell(table, source=source, actor=actor, correct=correct, reason=reason)
+        told = found.tell(table, source=source, actor=actor, correct=correct, reason=reason, sheet=sheet)
     if as_json:
         print_json(asdict(told))
         return
@@ -43,6 +56,10 @@ def tell(
     say(f"{table}: {told.added} values added{corrected}, {told.unchanged} known already")
     if told.empty:
         say(f"{told.empty} rows without a value: they wait")
+    if told.controls:
+        say(f"{told.controls} wells of controls: no candidates, and no values of their own are kept")
+    if told.conditions:
+        say(f"columns kept as conditions: {', '.join(told.conditions)}")
     if told.unread:
         say(f"columns not read: {', '.join(told.unread)}", style="yellow")
 
@@ -59,12 +76,14 @@ def ask(
 ) -> None:
     """Say what to measure next. The oracle is not called: tell the results with `flowscout tell`."""
     from flowscout.loop.campaign import Campaign
+    from flowscout.loop.objectives import label_of
 
     with Campaign.from_yaml(campaign, db=db) as found:
         batch = found.ask(n, include=include or [])
-        name = found.name
+        name, objective = found.name, found.workbench.config.objective
     rows = [{str(key): value for key, value in row.items()} for row in batch.to_dict("records")]
-    print_rows(rows, as_json=as_json, title=f"to be measured for {name}")
+    learned = "" if objective.transform == "none" else f" (mean and sd are of {label_of(objective)})"
+    print_rows(rows, as_json=as_json, title=f"to be measured for {name}{learned}")
 
 
 def veto(

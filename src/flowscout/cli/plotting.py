@@ -34,8 +34,9 @@ def plot(
         )
     from flowscout.cli.diagnostics import draw_predictions, draw_progress, draw_scores
     from flowscout.loop.prequential import foretold, scores_by_round, scores_of
+    from flowscout.loop.scales import scale_of
 
-    values = foretold(rows, found.rounds, property=objective.property)
+    values = foretold(rows, found.rounds, property=objective.property, scale=scale_of(objective))
     figures = {"progress.png": draw_progress(rows, objective)}
     if values:
         figures["predictions.png"] = draw_predictions(values, objective)

@@ -72,16 +72,16 @@ def scheduler(home: Path, *, quiet: bool) -> Iterator["EmbeddedServer | None"]:
 
 def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = False) -> list[dict[str, int | bool]]:
     """Run rounds under the display and return what came of each."""
-    from flowscout.db import ObjectiveRecord
     from flowscout.flows import settings
     from flowscout.flows.runner import run_rounds
     from flowscout.loop.metrics import mean_pairwise_distance
+    from flowscout.loop.objectives import objective_record
     from flowscout.loop.space_sections import SequenceSection
 
     bench = found.workbench
     settings.set_database_url(bench.history.database.location)
     wanted = bench.config.objective
-    objective = ObjectiveRecord(wanted.name, wanted.direction, wanted.unit)
+    objective = objective_record(wanted)
 
     def spread(number: int) -> float | None:
         record = bench.history.rounds.get(bench.campaign.id, number)
