@@ -185,6 +185,8 @@ def write_json(table: Table, path: Path, draw: random.Random) -> dict[int, int] 
             number = float(text)
         except ValueError:
             return text
+        if "_" in text:  # a number to Python alone
+            return text
         return number if draw.random() < 0.5 else text
 
     lines = [
