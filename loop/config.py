@@ -360,7 +360,16 @@ def database_url(file: CampaignFile, db: str | None) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which refuses a key that is given twice instead of taking the last."""
+    """The safe loader, which refuses a key that is given twice instead of taking the last.
+
+    `on`, `off`, `yes` and `no` are texts, as in YAML 1.2, which editors read: YAML 1.1 takes the key `on` of a
+    notice for the value true.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - typed so by the base class
+        first: [pair for pair in pairs if first in "tTfF" or pair[0] != "tag:yaml.org,2002:bool"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of a node whose keys all differ."""

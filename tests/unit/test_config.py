@@ -180,3 +180,12 @@ def test_database_stands_beside_the_file_unless_one_is_named(tmp_path):
     assert database_url(file, "other.db") == "other.db"
     with pytest.raises(SchemaError, match="mysql"):
         database_url(file, "mysql://host/lab")
+
+
+def test_words_that_yaml_1_1_takes_for_switches_are_texts():
+    hooked = parse_campaign(RIGHT + "notify: [{on: [conflict], command: [mail]}]\n", name="campaign.yaml")
+    assert hooked.notify[0].on == ["conflict"]
+    named = parse_campaign(RIGHT + "properties: [{name: on, unit: no}]\n", name="campaign.yaml")
+    assert (named.properties[0].name, named.properties[0].unit) == ("on", "no")
+    cold = parse_campaign(RIGHT + "proposer: {warm_start: off}\n", name="campaign.yaml")
+    assert cold.proposer.warm_start is False
