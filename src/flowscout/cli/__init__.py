@@ -14,6 +14,7 @@ from flowscout.cli import (
     corrections,
     database,
     demo,
+    editing,
     events,
     labels,
     money,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 _ROOMS = (
     demo,
+    editing,
     campaigns,
     asking,
     running,
