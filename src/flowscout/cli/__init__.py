@@ -10,6 +10,7 @@ import typer
 
 from flowscout.cli import (
     asking,
+    beginning,
     campaigns,
     corrections,
     database,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 _ROOMS = (
     demo,
+    beginning,
     editing,
     campaigns,
     asking,

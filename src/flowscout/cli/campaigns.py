@@ -1,4 +1,4 @@
-"""Commands that begin and look at a campaign: init, validate, status."""
+"""Commands that look at a campaign: validate, status; and how every command opens one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from flowscout.cli.output import print_json, print_rows, say
-from flowscout.errors import ConfigError
 
 CampaignPath = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
 Database = Annotated[
@@ -20,59 +19,10 @@ Database = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-EXAMPLE_CAMPAIGN = """\
-# A campaign file. Every key is explained in docs/campaign-file.md.
-campaign: {name}
-space: {{type: sequence, alphabet: protein, length: 8}}     # dna, rna, protein, or your own letters
-objectives: [{{name: score, direction: maximize}}]
-oracle: oracle:score                                       # function `score` in oracle.py beside this file
-batch: {{size: 16}}
-budget: {{rounds: 5}}
-"""
-
-EXAMPLE_ORACLE = '''\
-"""Who measures. Replace the body by your simulator; for a laboratory use `oracle: {type: lab}`."""
-
-from itertools import pairwise
-
-
-def score(objects: list[str]) -> list[float]:
-    """Return one number for each object, in order. This example likes charge in alternation."""
-    charge = {"K": 1, "R": 1, "D": -1, "E": -1}
-    return [
-        sum(-charge.get(a, 0) * charge.get(b, 0) for a, b in pairwise(text))
-        + 0.1 * len(set(text))
-        for text in objects
-    ]
-'''
-
-
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command(epilog="Example: flowscout init my-campaign")(init)
     app.command(epilog="Example: flowscout validate campaign.yaml")(validate)
     app.command(epilog="Example: flowscout status campaign.yaml --json")(status)
-
-
-def init(
-    folder: Annotated[Path, typer.Argument(help="A folder to write to; made if it is not there.")] = Path(),
-) -> None:
-    """Write an example campaign: a campaign file and an oracle, ready to run."""
-    files = {
-        folder / "campaign.yaml": EXAMPLE_CAMPAIGN.format(name=_name_of(folder)),
-        folder / "oracle.py": EXAMPLE_ORACLE,
-    }
-    present = [str(path) for path in files if path.exists()]
-    if present:
-        raise ConfigError(f"{' and '.join(present)} already there; nothing was written. Name another folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, text in files.items():
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{str(folder)!r} cannot be written to ({error.strerror}); name another.") from error
-    say(f"wrote {' and '.join(map(str, files))}")
-    say(f"next: flowscout run {folder / 'campaign.yaml'}")
 
 
 def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
@@ -153,9 +103,3 @@ def opened(path: Path, db: str | None) -> Iterator[tuple[Any, Any, Any]]:
     with History(database_url(file, db), create=False) as found:
         record = found.campaigns.get(file.config.campaign)
         yield found, record, objective_record(wanted)
-
-
-def _name_of(folder: Path) -> str:
-    """Return a campaign name from a folder's name."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in folder.resolve().name)
-    return kept.strip("._-") or "my-campaign"
