@@ -23,6 +23,7 @@ from flowscout.cli import (
     running,
     serving,
     upkeep,
+    validating,
     working,
 )
 from flowscout.cli.output import complain
@@ -41,6 +42,7 @@ app = typer.Typer(
 _ROOMS = (
     demo,
     beginning,
+    validating,
     editing,
     campaigns,
     asking,

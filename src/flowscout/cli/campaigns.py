@@ -1,4 +1,4 @@
-"""Commands that look at a campaign: validate, status; and how every command opens one."""
+"""The command that says where a campaign stands, and how every command opens one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,40 +19,10 @@ Database = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    app.command(epilog="Example: flowscout validate campaign.yaml")(validate)
+    """Register the command."""
     app.command(epilog="Example: flowscout status campaign.yaml --json")(status)
-
-
-def validate(campaign: CampaignPath, as_json: AsJson = False) -> None:
-    """Check a campaign file and that its oracle can be had. Nothing is written or measured."""
-    from flowscout.loop.campaign import check_campaign_file
-    from flowscout.loop.objectives import label_of
-    from flowscout.loop.workbench import rules_of
-
-    file, oracle = check_campaign_file(campaign)
-    config, info = file.config, oracle.info
-    found = {
-        "campaign": config.campaign,
-        "objects": rules_of(config, file.folder).size,
-        "objective": f"{config.objective.direction} {config.objective.name}",
-        "learned": label_of(config.objective),
-        "oracle": info.name,
-        "calls": config.batch.size * config.batch.replicates * config.budget.rounds,
-        "sha256": file.sha256,
-    }
-    if as_json:
-        print_json(found)
-        return
-    say(f"{campaign}: right", style="green")
-    say(
-        f"{config.campaign}: {found['objective']} over {found['objects']:,} objects, measured by {info.name}, "
-        f"{config.budget.rounds} rounds of {config.batch.size}"
-        + (f", each {config.batch.replicates} times" if config.batch.replicates > 1 else "")
-    )
-    if config.objective.transform != "none":
-        say(f"learned and predicted is {found['learned']}; {config.objective.name} is stored as it is measured")
 
 
 def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False) -> None:
