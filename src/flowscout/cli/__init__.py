@@ -15,6 +15,7 @@ from flowscout.cli import (
     corrections,
     database,
     demo,
+    doctoring,
     editing,
     events,
     labels,
@@ -56,6 +57,7 @@ _ROOMS = (
     plotting,
     database,
     upkeep,
+    doctoring,
 )
 for commands in _ROOMS:
     commands.add_to(app)
