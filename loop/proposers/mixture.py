@@ -3,7 +3,7 @@
 What each of them does belongs in its own file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,7 +66,10 @@ class MixtureProposer:
         return Trained(tensors, problem.reward, params, diagnostics)
 
     def draw(self, problem: Problem, tensors: Mapping[str, Tensor], n: int, *, seed: int) -> Samples:
-        """Return `n` samples, each part's share of them, in random order: none is cut off where a pool is full."""
+        """Return `n` samples, each part's share of them, mixed at random: none is cut off where a pool is full.
+
+        Those of one part keep their order: a search draws without repeats, the best most likely first.
+        """
         states, log_probs = [], []
         origins: list[str] = []
         for drawer, own, count in self._drawers(tensors, n):
@@ -75,7 +78,7 @@ class MixtureProposer:
             unknown = torch.full((len(found.states),), torch.nan)
             log_probs.append(unknown if found.log_prob is None else found.log_prob.float().cpu())
             origins.extend([drawer.kind] * len(found.states) if found.origins is None else found.origins)
-        order = torch.randperm(len(origins), generator=Generator().manual_seed(seed))
+        order = _interleaved([len(some) for some in states], seed=seed)
         mixed = type(states[0]).cat(states)[order.to(problem.device)]
         return Samples(mixed, torch.cat(log_probs)[order], tuple(origins[i] for i in order.tolist()))
 
@@ -89,6 +92,15 @@ class MixtureProposer:
             search = drawers.setdefault(search.kind, search)
             counts[search.kind] = counts.get(search.kind, 0) + sum(counts[kind] for kind in fallen)
         return [(drawer, _of(drawer, tensors), counts[kind]) for kind, drawer in drawers.items()]
+
+
+def _interleaved(counts: Sequence[int], *, seed: int) -> Tensor:
+    """Return an order of rows that mixes parts of so many rows, and keeps the order within each part."""
+    part = torch.repeat_interleave(torch.tensor(counts))
+    part = part[torch.randperm(len(part), generator=Generator().manual_seed(seed))]
+    order = torch.empty_like(part)
+    order[part.argsort(stable=True)] = torch.arange(len(part))
+    return order
 
 
 def _of(part: Proposer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

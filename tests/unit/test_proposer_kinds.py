@@ -311,3 +311,17 @@ def test_what_a_fallen_part_should_have_drawn_is_drawn_by_the_local_search_of_th
     texts = texts_of(made, samples)
     assert len(set(texts)) == 100  # one search drew all of them: two of one seed would repeat each other
     assert samples.origins == ("local_search",) * 100
+
+
+def test_a_mixture_draws_from_a_search_what_the_search_alone_would_draw_first() -> None:
+    made = count_of_g(SequenceSpace("dna", 8))
+    search = LocalSearchProposer(2_000)
+    mixture = MixtureProposer((GFlowNetProposer(1), search), (0.5, 0.5))
+    mixed = mixture.draw(made, {"fallback.gflownet": torch.tensor(True)}, 100, seed=3)
+    alone = search.draw(made, {}, 100, seed=3)
+    assert texts_of(made, mixed) == texts_of(made, alone)
+    both = MixtureProposer((GeneticProposer(500), search), (0.5, 0.5)).draw(made, {}, 100, seed=3)
+    assert both.origins is not None
+    drawn = [text for text, by in zip(texts_of(made, both), both.origins, strict=True) if by == search.kind]
+    assert drawn == texts_of(made, search.draw(made, {}, 50, seed=3))
+    assert both.origins[:20].count(search.kind) not in (0, 20)  # mixed: by chance once in 2^18
