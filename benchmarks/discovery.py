@@ -10,7 +10,7 @@ The tasks, with what a method is given and may call:
     six6-hard    the 1,024 of the lower half nearest to the worst sequence, then 10 x 128
     six6-half    the whole lower half, then 10 x 128: a sanity row
     rna-a, -b, -c   RNA of 14 letters binding a target: 5,000 random labels of at most 0.13, then 10 x 128
-    rna-a-50     RNA of 50 letters: 500 random labels, then 6 x 64
+    rna-a-50, -b-50, -c-50   RNA of 50 letters: 500 random labels, then 6 x 64
     ehrlich-V-L-c-k-q-INSTANCE   128 feasible labels, then 10 x 128; infeasible sequences score 0
     two-motifs-0 to -9   96 labels next to the weaker of two motifs, then 8 x 24 (see two_motifs.py)
 `--table` runs the protocol of six6-plate on any table of `sequence,score`.

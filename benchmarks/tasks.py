@@ -18,8 +18,8 @@ from two_motifs import N_INSTANCES, two_motifs
 from flowscout.errors import ConfigError
 
 NAMES = (
-    "six6-plate, six6-hard, six6-half, rna-a, rna-b, rna-c, rna-a-50, ehrlich-V-L-c-k-q-INSTANCE, "
-    f"two-motifs-0 to two-motifs-{N_INSTANCES - 1}"
+    "six6-plate, six6-hard, six6-half, rna-a, rna-b, rna-c, rna-a-50, rna-b-50, rna-c-50, "
+    f"ehrlich-V-L-c-k-q-INSTANCE, two-motifs-0 to two-motifs-{N_INSTANCES - 1}"
 )
 
 Start = Callable[[np.random.Generator], list[str]]
@@ -51,7 +51,7 @@ def find_task(name: str) -> Task:
     kind, _, rest = name.partition("-")
     if kind == "six6" and rest in _SIX6:
         return _SIX6[rest](name)
-    if kind == "rna" and (rest in TARGETS or rest == "a-50"):
+    if kind == "rna" and rest.removesuffix("-50") in TARGETS:
         return _rna(name, target=rest[0], length=50 if rest.endswith("50") else 14)
     if match := re.fullmatch(r"ehrlich-(\d+)-(\d+)-(\d+)-(\d+)-(\d+)-(\d+)", name):
         return _ehrlich(name, *map(int, match.groups()))

@@ -151,7 +151,8 @@ def _apart(bench: Workbench, rows: list[BestRow], k: int, distance: float | None
     space: Any = bench.space
     states = space.parse([row.object for row in rows])
     if distance is None:
-        distance = bench.config.batch.distance
+        wanted = bench.config.batch.distance
+        distance = None if wanted == "auto" else wanted
     if distance is None:
         some = states[: max(_FEW, 10 * k)]
         distance = APART * float(space.distance(some, some).max())

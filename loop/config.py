@@ -153,21 +153,21 @@ class BatchSection(Section):
     """How many are measured in a round, and which share of them elsewhere than where the best lie.
 
     `replicates` is how often each is measured. `explore: early` spends half of the first rounds so, and nothing of
-    the later ones. `drift` is the share that
-    leaves a plateau, see `loop.drift`. `select` is how a batch is chosen from the pool; no two of it are nearer
-    than `distance`, while there are others.
+    the later ones. `drift` is the share that leaves a plateau, see `loop.drift`. `select` is how a batch is chosen
+    from the pool; no two of it are nearer than `distance`, while there are others: `auto` is a share of the length
+    of sequences, see `loop.selection`, and None is no distance at all.
     """
 
     size: int = Field(ge=1, le=MAX_BATCH)
     explore: Annotated[float, Field(ge=0, le=1)] | Literal["early"] = 0.0
     drift: float = Field(default=0.5, ge=0, le=1)
     select: Literal["thompson", "greedy", "dpp", "top"] = "thompson"
-    distance: float | None = Field(default=None, gt=0)
+    distance: Annotated[float, Field(gt=0)] | Literal["auto"] | None = "auto"
     replicates: int = Field(default=1, ge=1, le=MAX_REPLICATES)
 
     @model_validator(mode="after")
     def _distance_with_a_ranking(self) -> "BatchSection":
-        if self.distance is not None and self.select in ("greedy", "dpp"):
+        if isinstance(self.distance, float) and self.select in ("greedy", "dpp"):
             raise ValueError(
                 f"batch.distance is {self.distance:g} and batch.select is {self.select!r}, which spreads a batch "
                 "by itself; leave out the distance, or set batch.select to thompson or top"

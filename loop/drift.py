@@ -17,6 +17,7 @@ from flowscout.loop.fitting import training_set
 from flowscout.loop.outside import inside
 from flowscout.loop.proposers.evolution import edit, fresh
 from flowscout.loop.seeds import derive_seed
+from flowscout.loop.selection import least_distance
 from flowscout.loop.spaces import SequenceSpace, SequenceState
 from flowscout.loop.workbench import Workbench
 from flowscout.surrogates import Surrogate
@@ -46,8 +47,14 @@ def drift(
     alike. `known` are the keys of what is not to be proposed.
     """
     section, space = bench.config.batch, bench.space
-    n = 0 if section.distance is not None else round(section.drift * section.size)
-    if n == 0 or not isinstance(space, SequenceSpace) or not space.fixed_length or record.number < 2:
+    n = round(section.drift * section.size)
+    if (
+        n == 0
+        or least_distance(section, space) is not None
+        or not isinstance(space, SequenceSpace)
+        or not space.fixed_length
+        or record.number < 2
+    ):
         return None
     data = bench.scale.learned(training_set(bench, upto_seq=fitted.data_upto_seq))
     before = bench.history.rounds.get(bench.campaign.id, record.number - 1)

@@ -143,7 +143,7 @@ WORDS: dict[str, dict[str, str]] = {
         "explore": "Share of the batch taken outside the mode of the best; early: in the first rounds.",
         "drift": "Share of the batch that looks for the way off a plateau.",
         "select": "How a batch is chosen from the pool.",
-        "distance": "No two of a batch are nearer than this, while there are others; with thompson and top.",
+        "distance": "No two of a batch are nearer, while there are others; auto: a sixth of 20 letters and more.",
         "replicates": "How often each object of a batch is measured.",
     },
     "BudgetSection": {

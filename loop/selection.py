@@ -14,6 +14,8 @@ from flowscout.errors import ConfigError
 from flowscout.loop.config import BatchSection
 from flowscout.loop.exploration import similarity
 from flowscout.loop.proposers import Problem
+from flowscout.loop.proposers.local_search import LONG
+from flowscout.loop.spaces import SequenceSpace
 from flowscout.surrogates import Surrogate, dpp_batch, greedy_batch
 from flowscout.surrogates.kernels import cholesky
 from flowscout.surrogates.pending import joint_moments
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 _CHUNK = 256
 """Objects whose joint covariance with the pending ones is taken at once: it grows with the square."""
 
+
+APART = 6
+"""Long sequences of a batch differ in one of so many letters at least, where no distance is given."""
 
 TOP_OF = 5
 """From how many samples for each place `select: top` takes the best."""
@@ -43,7 +48,7 @@ def choose_batch(
 
     `section.select` says how: see `thompson_batch`, `flowscout.surrogates.greedy_batch` (`greedy`, by q-UCB) and
     `dpp_batch` (`dpp`, of the rewards and `similarity`); `top` takes the best by acquisition of the first
-    `TOP_OF n`. None is nearer than `section.distance` to another, or to one of the states that are `taken` into
+    `TOP_OF n`. None is nearer than `least_distance` to another, or to one of the states that are `taken` into
     the batch already, while the pool has others. `X_pending`, `p x d`, are the features of what is being measured.
     """
     n = min(n, len(states))
@@ -58,14 +63,29 @@ def choose_batch(
         quality = (0.5 * (log_reward - log_reward.max()).clamp_min(-600.0)).exp()
         return dpp_batch(quality, _alike(problem, states).to(quality), n)
     near = barred = None
-    if section.distance is not None:
-        near = (problem.space.distance(states, states) < section.distance).to(X.device)
+    distance = least_distance(section, problem.space)
+    if distance is not None:
+        near = (problem.space.distance(states, states) < distance).to(X.device)
         if taken is not None and len(taken):
-            barred = (problem.space.distance(states, taken) < section.distance).any(dim=1).to(X.device)
+            barred = (problem.space.distance(states, taken) < distance).any(dim=1).to(X.device)
     if section.select == "top":
         some = states[: TOP_OF * n]
         return _pick(problem.reward.values(some).unsqueeze(0).expand(n, -1), near, barred)
     return thompson_batch(surrogate, X, n, generator=generator, X_pending=X_pending, near=near, barred=barred)
+
+
+def least_distance(section: BatchSection, space: Any) -> float | None:
+    """Return how far apart objects of a batch are to be, or None where they may be as near as they are.
+
+    `auto` is one letter in `APART` of sequences of one length that have `LONG` or more: those that rank best are
+    near copies of each other there, and measuring them tells little more than measuring one. In short ones, in
+    other spaces, and where `select` spreads a batch by itself, it is None.
+    """
+    if section.distance != "auto":
+        return section.distance
+    if section.select in ("greedy", "dpp") or not isinstance(space, SequenceSpace) or not space.fixed_length:
+        return None
+    return space.rules.length / APART if space.rules.length >= LONG else None
 
 
 def thompson_batch(

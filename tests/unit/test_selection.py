@@ -14,7 +14,7 @@ from flowscout.loop import selection
 from flowscout.loop.config import BatchSection
 from flowscout.loop.proposers import Problem, uniform_states
 from flowscout.loop.rewards import FrozenReward
-from flowscout.loop.selection import choose_batch, pending_draws, thompson_batch
+from flowscout.loop.selection import choose_batch, least_distance, pending_draws, thompson_batch
 from flowscout.loop.spaces import SequenceSpace
 from flowscout.loop.spaces.sequence import SequenceState
 from flowscout.surrogates import ExactGP, ucb
@@ -198,6 +198,22 @@ def test_a_dpp_spreads_a_batch_wider_than_the_objects_of_the_best_rewards() -> N
         made.space.distance(states[some], states[some]).mean() for some in (torch.tensor(rows), best)
     )
     assert spread > packed
+
+
+@pytest.mark.parametrize(
+    ("letters", "section", "apart"),
+    [
+        (50, {}, 50 / 6),
+        (20, {}, 20 / 6),
+        (19, {}, None),  # short: a sixth of the letters would keep single edits apart, which are wanted there
+        (50, {"distance": None}, None),
+        (8, {"distance": 3}, 3),
+        (50, {"select": "dpp"}, None),
+    ],
+)
+def test_long_sequences_of_a_batch_are_apart_unless_told_otherwise(letters, section, apart) -> None:
+    space = SequenceSpace("rna", letters)
+    assert least_distance(BatchSection(size=4, **section), space) == apart
 
 
 def test_a_distance_is_refused_where_the_choice_spreads_by_itself() -> None:
