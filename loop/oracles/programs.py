@@ -104,7 +104,9 @@ class Program:
                     return False
                 ready = selector.select(wait)
                 if not ready and not self.alive:
-                    break  # what still holds its output open is none of ours
+                    ready = selector.select(0)  # it may have said its last since we looked
+                    if not ready:
+                        break  # what still holds its output open is none of ours
                 for key, _ in ready:
                     if not key.data():
                         selector.unregister(key.fileobj)
