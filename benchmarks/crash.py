@@ -1,16 +1,21 @@
 """Kill the processes of a campaign again and again, and show that nothing is lost or paid twice.
 
     python benchmarks/crash.py --kills 200 --db sqlite
-    python benchmarks/crash.py --kills 200 --db postgresql --oracle neither
-    python benchmarks/crash.py --kills 20 --json rows.json
+    python benchmarks/crash.py --kills 200 --db postgresql --kind neither
+    python benchmarks/crash.py --kills 200 --oracle http --answers call_back
+    python benchmarks/crash.py --kills 20 --oracle process --json rows.json
 
 A runner, four workers and a process that tells results of its own work on one campaign. They are killed with
 SIGKILL: at random, while they start, between claim and call, within a call, between call and write, within
 `tell` and within the stages of a round; every tenth is stopped with SIGSTOP until its leases are over and goes on
-then. The oracle is a process of its own with a ledger of its own (`crash_oracle`), and loses answers after it has
-acted. At the end everything is let come to rest, and history and ledger are compared (`crash_books`). Where the
-oracle is neither idempotent nor can be asked, exactly the calls that were cut off must be unknown;
-`flowscout reconcile` then settles them by the ledger, and both are compared again.
+then. What is called is a function (`callable`), a program (`process`, `crash_program`) or a service (`http`,
+`crash_service`). Behind each stands a process of its own with a ledger of its own (`crash_oracle`), which
+misbehaves: it loses answers after it has acted, and but for the function it answers too late, twice or garbage; a
+service asks to come again later too. What a killed process has started must not call any more.
+
+At the end everything is let come to rest, and history and ledger are compared (`crash_books`). Where the oracle
+is neither idempotent nor can be asked, exactly the calls that were cut off must be unknown; `flowscout reconcile`
+then settles them by the ledger, and both are compared again.
 
 How a killed run goes on to the last bit as one that was left alone, is shown by `crash_runner`.
 """
@@ -23,15 +28,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from crash_books import Audit, audit, calls_of, evaluations_of
-from crash_campaign import Layout
+from crash_campaign import ORACLES, Layout
 from crash_nursery import Nursery, Oracle
-from crash_oracle import KINDS
+from crash_oracle import KINDS, Manners
+from crash_runner import left_behind
+from crash_service import ANSWERS
 from crash_swarm import Swarm
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +57,16 @@ AIMS = {
 }
 STOPS = "stopped past the lease"
 
+CALL_BACKS = {"a call-back": 3}
+"""Where a service calls back, the process that hears it is killed too."""
+
+MISDEEDS = {
+    "callable": ("lose",),
+    "process": ("lose", "late", "garbage", "twice"),
+    "http": ("lose", "late", "garbage", "twice", "busy"),
+}
+"""What each oracle can do wrong."""
+
 PATIENCE_S = 2.0
 """How long somebody is looked for who does what a kill is aimed at; then whoever comes first is killed."""
 
@@ -62,8 +79,15 @@ class Trial:
     kind: str = "idempotent"
     db: str = "sqlite"
     seed: int = 0
-    lose: float = 0.02
+    manners: Manners = field(default_factory=lambda: Manners(lose=0.02))
     pause_s: float = 0.03
+    oracle: str = "callable"
+    answers: str = "at_once"
+
+    @property
+    def called(self) -> str:
+        """Who is called, in words."""
+        return f"http, {self.answers}" if self.oracle == "http" else self.oracle
 
 
 @dataclass
@@ -81,10 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 1 if anything was lost, paid twice or wrong, 2 if the options are wrong."""
     options = _parser().parse_args(arguments)
     console = Console(highlight=False)
-    kinds = KINDS if options.oracle is None else [options.oracle]
-    trials = [
-        Trial(options.kills, kind, options.db, options.seed, options.lose, options.pause_s) for kind in kinds
-    ]
+    trials = _trials(options)
     reports = []
     try:
         if options.json is not None and not options.json.parent.is_dir():
@@ -105,6 +126,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(report.faults for report in reports) else 0
 
 
+def _trials(options: argparse.Namespace) -> list[Trial]:
+    """Return what is tried: one kind, and one way to answer, after the other where none is named."""
+    misdeeds = {name: getattr(options, name) for name in MISDEEDS[options.oracle]}
+    first = Trial(
+        options.kills,
+        db=options.db,
+        seed=options.seed,
+        manners=Manners(**misdeeds),
+        pause_s=options.pause_s,
+        oracle=options.oracle,
+    )
+    kinds = KINDS if options.kind is None else [options.kind]
+    ways = ANSWERS if options.answers is None else [options.answers]
+    if options.oracle != "http":
+        ways = ways[:1]
+    return [replace(first, kind=kind, answers=way) for way in ways for kind in kinds]
+
+
 def _try(
     trial: Trial, new_url: Callable[[Path], str], found: Nursery, console: Console, *, keep: Path | None
 ) -> Report:
@@ -115,7 +154,9 @@ def _try(
             trial, folder, new_url(folder), found, say=lambda line: console.print(line, markup=False)
         )
         if report.faults and keep is not None:
-            shutil.copytree(folder, keep / f"{trial.db}-{trial.kind}", dirs_exist_ok=True)
+            shutil.copytree(
+                folder, keep / f"{trial.db}-{trial.called.replace(', ', '-')}-{trial.kind}", dirs_exist_ok=True
+            )
     console.print(_where(report))
     for fault in report.faults:
         console.print(f"FAILED: {fault}", markup=False, style="bold red")
@@ -126,19 +167,22 @@ def run_trial(
     trial: Trial, folder: Path, url: str, found: Nursery, *, say: Callable[[str], None] | None = None
 ) -> Report:
     """Work on a campaign in `folder` with its history at `url`, kill, and judge what is left."""
-    layout = Layout(folder, url, trial.kind, trial.seed, trial.lose, trial.pause_s)
-    layout.write()
+    layout = Layout(folder, url, trial.kind, trial.seed, trial.manners, trial.pause_s, trial.oracle, trial.answers)
     report = Report(trial)
     oracle = Oracle(layout)
+    layout.write()
     begun = time.monotonic()
-    swarm = Swarm(layout, found)
+    swarm = Swarm(layout, found, oracle.settle)
     try:
         swarm.raise_all()
         _kill(swarm, report, say or (lambda _line: None))
         report.notes["seconds of kills"] = round(time.monotonic() - begun, 1)
-        oracle.lose_nothing()
+        oracle.behave()
         swarm.rest()
         _judge(swarm, report, seconds=lambda: round(time.monotonic() - begun, 1))
+        swarm.close()
+        report.faults += swarm.faults
+        report.faults += [f"process {pid} was left behind" for pid in left_behind(folder, grace_s=5.0)]
     finally:
         swarm.end()
         oracle.end()
@@ -158,7 +202,8 @@ def nursery() -> Iterator[Nursery]:
 def _kill(swarm: Swarm, report: Report, say: Callable[[str], None]) -> None:
     """Kill and stop as often as the trial says."""
     rng = random.Random(report.trial.seed)
-    for number, aim in enumerate(_aims(report.trial.kills, rng), start=1):
+    aims = AIMS | (CALL_BACKS if swarm.layout.calls_back else {})
+    for number, aim in enumerate(_aims(report.trial.kills, rng, aims), start=1):
         swarm.keep()
         name, doing = _find(swarm, aim, rng)
         if aim == STOPS:
@@ -170,9 +215,9 @@ def _kill(swarm: Swarm, report: Report, say: Callable[[str], None]) -> None:
             say(f"{number} kills; {swarm.history.rows('SELECT count(*) FROM round')[0][0]} rounds")
 
 
-def _aims(kills: int, rng: random.Random) -> list[str]:
+def _aims(kills: int, rng: random.Random, aims: Mapping[str, int]) -> list[str]:
     """Return what the kills are aimed at: turns in an order of their own, with a stop at every tenth place."""
-    turn = [aim for aim, times in AIMS.items() for _ in range(times)]
+    turn = [aim for aim, times in aims.items() for _ in range(times)]
     found: list[str] = []
     while len(found) < kills:
         rng.shuffle(turn)
@@ -214,7 +259,6 @@ def _judge(swarm: Swarm, report: Report, *, seconds: Callable[[], float]) -> Non
         retried = _reconcile(swarm, report)
         after = audit(layout, deeds, settled=True, retried=retried)
         report.faults += [f"after reconcile: {fault}" for fault in after.faults]
-    report.faults += swarm.faults
     counted = {
         "rounds": "FROM round",
         "evaluations": "FROM evaluation",
@@ -226,11 +270,14 @@ def _judge(swarm: Swarm, report: Report, *, seconds: Callable[[], float]) -> Non
     }
     for name, query in counted.items():
         report.notes[name] = swarm.history.rows(f"SELECT count(*) {query}")[0][0]
-    report.notes["answers lost"] = sum(call.lost for call in calls_of(swarm.ledger))
+    faults = Counter(call.fault for call in calls_of(swarm.ledger) if call.fault is not None)
+    report.notes |= {f"calls with fault {name!r}": n for name, n in sorted(faults.items())}
+    report.notes["turned away"] = swarm.ledger.rows("SELECT count(*) FROM turned_away")[0][0]
     report.notes["processes stopped"] = len(deeds.stopped)
     report.row = {
         "db": report.trial.db,
-        "oracle": report.trial.kind,
+        "oracle": report.trial.called,
+        "kind": report.trial.kind,
         "kills": len(report.landed),
         "calls": after.calls,
         "lost": _worst(before, after, "lost"),
@@ -318,7 +365,7 @@ def _where(report: Report) -> Table:
     """Return where the kills landed."""
     aimed, hit = (Counter(pair[i] for pair in report.landed) for i in (0, 1))
     trial = report.trial
-    title = f"{trial.db}, {trial.kind}: where {len(report.landed)} kills landed"
+    title = f"{trial.db}, {trial.called}, {trial.kind}: where {len(report.landed)} kills landed"
     table = Table(title=title, title_justify="left")
     table.add_column("what was being done")
     table.add_column("aimed", justify="right")
@@ -333,7 +380,7 @@ def _found(reports: Sequence[Report]) -> Table:
     """Return what was found."""
     table = Table(title="what they did", title_justify="left")
     for name in reports[0].row:
-        table.add_column(name.replace("_", " "), justify="left" if name in ("db", "oracle") else "right")
+        table.add_column(name.replace("_", " "), justify="left" if name in ("db", "oracle", "kind") else "right")
     for report in reports:
         table.add_row(*map(str, report.row.values()))
     return table
@@ -344,11 +391,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=int, default=200, help="how many processes are killed or stopped")
     parser.add_argument("--db", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--url", help="a PostgreSQL server; by default one is started")
-    parser.add_argument("--oracle", choices=KINDS, help="by default one after the other")
+    parser.add_argument("--oracle", choices=ORACLES, default="callable", help="what is called")
+    parser.add_argument("--kind", choices=KINDS, help="what it can do; by default one after the other")
+    parser.add_argument(
+        "--answers", choices=ANSWERS, help="how a service answers; by default one way after the other"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="decides the campaign, what is aimed at and what is lost"
     )
-    parser.add_argument("--lose", type=float, default=0.02, help="how often the oracle's answer is lost")
+    for name in asdict(Manners()):
+        often = 0.02 if name == "lose" else 0.04
+        parser.add_argument(f"--{name}", type=float, default=often, help=f"how often the oracle does so: {name}")
     parser.add_argument("--pause-s", type=float, default=0.03, help="how long each part of a call takes")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     parser.add_argument("--keep", type=Path, help="keep the files of failed trials in this folder")

@@ -4,20 +4,27 @@ Killing is the work of `crash`. Both are read by plain SQL over the databases' o
 code under test would believe what it believes.
 """
 
+import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import fsum
+from math import fsum, inf
 from pathlib import Path
 from typing import Any
 
-from crash_campaign import BATCH, TELLING, Layout, table_of
-from crash_oracle import PRICE_MINOR, value_of
+from crash_campaign import CALLS, TELLING, TIMEOUT_S, Layout, table_of
+from crash_oracle import CUTTING, PRICE_MINOR, value_of
 
 Row = tuple[Any, ...]
+
+GRACE_S = 0.5
+"""How long after the death of a process what it has started may still call: the oracle sees it as late as that."""
+
+CLOCKS_S = 0.1
+"""By how much the clocks of the history and of a process may differ when a time-out is measured."""
 
 
 class Books:
@@ -47,15 +54,23 @@ class Books:
 
 @dataclass
 class Deeds:
-    """What was done to the processes: who was killed, and who stood still from when to when (Unix time)."""
+    """What was done to the processes: who was killed when, and who stood still from when to when (Unix time)."""
 
-    killed: set[int] = field(default_factory=set)
+    killed: dict[int, float] = field(default_factory=dict)
     stopped: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def cut_off(self, e: "Evaluation") -> bool:
+        """Whether others ended the last attempt because its process had been killed, and not its lease."""
+        return e.expired and e.pid in self.killed and e.lease_until > (e.ended or 0.0)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation with its last attempt, and the value that the history holds of its call."""
+    """An evaluation with its last attempt, and the value that the history holds of its call.
+
+    `pid` is 0 of an attempt that no process holds: of nobody, or of a service that will call back. `expired`
+    means that others ended the attempt, whose owner was dead or late.
+    """
 
     object: str
     key: str
@@ -66,20 +81,27 @@ class Evaluation:
     begun: float
     ended: float | None
     lease_until: float
+    expired: bool
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call in the ledger of the oracle."""
+    """A call in the ledger of the oracle. `answered` is when a right answer went out, if one did."""
 
     key: str
     object: str
     visit: str
-    pid: int
+    callers: Sequence[int]
     entered: float
     billed: int
     value: float | None
-    lost: bool
+    answered: float | None
+    fault: str | None
+
+    @property
+    def cut(self) -> bool:
+        """Whether the oracle itself kept the answer from whoever asked."""
+        return self.fault in CUTTING
 
 
 @dataclass
@@ -96,9 +118,12 @@ class Audit:
 def evaluations_of(history: Books) -> list[Evaluation]:
     """Return the evaluations of the history in order."""
     attempts: dict[int, list[Row]] = defaultdict(list)
-    query = "SELECT evaluation_id, owner, started_at, ended_at, lease_until FROM attempt ORDER BY id"
+    query = "SELECT evaluation_id, owner, started_at, ended_at, lease_until, id FROM attempt ORDER BY id"
     for number, *rest in history.rows(query):
         attempts[number].append((*rest,))
+    details = history.rows("SELECT detail FROM event WHERE kind = 'attempt_expired'")
+    expired = {(json.loads(one) if isinstance(one, str) else one)["attempt_id"] for (one,) in details}
+    nobody = ("|0|", None, None, None, None)
     values = dict(history.rows("SELECT evaluation_id, value FROM measurement WHERE evaluation_id IS NOT NULL"))
     rows = history.rows(
         """SELECT e.id, c.object, e.idempotency_key, e.state FROM evaluation e
@@ -106,17 +131,21 @@ def evaluations_of(history: Books) -> list[Evaluation]:
     )
     found = []
     for number, text, key, state in rows:
-        owner, begun, ended, until = attempts[number][-1] if attempts[number] else ("|0|", None, None, None)
-        times = (_seconds(begun) or 0.0, _seconds(ended), _seconds(until) or 0.0)
-        pid = int(owner.split("|")[1])
-        found.append(Evaluation(text, key, state, values.get(number), len(attempts[number]), pid, *times))
+        tries = attempts[number]
+        owner, begun, ended, until, attempt = tries[-1] if tries else nobody
+        times = (seconds(begun) or 0.0, seconds(ended), seconds(until) or 0.0)
+        pid = int(owner.split("|")[1]) if "|" in owner else 0
+        last = (pid, *times, attempt in expired)
+        found.append(Evaluation(text, key, state, values.get(number), len(tries), *last))
     return found
 
 
 def calls_of(ledger: Books) -> list[Call]:
     """Return the calls in the ledger in order."""
-    rows = ledger.rows("SELECT key, object, visit, pid, entered, billed, value, lost FROM call ORDER BY id")
-    return [Call(*row[:7], lost=bool(row[7])) for row in rows]
+    rows = ledger.rows(
+        "SELECT key, object, visit, callers, entered, billed, value, answered, fault FROM call ORDER BY id"
+    )
+    return [Call(*row[:3], json.loads(row[3]), *row[4:]) for row in rows]
 
 
 def audit(layout: Layout, deeds: Deeds, *, settled: bool, retried: Sequence[str] = ()) -> Audit:
@@ -138,9 +167,11 @@ def audit(layout: Layout, deeds: Deeds, *, settled: bool, retried: Sequence[str]
         if settled or layout.kind != "neither":
             found.faults += [f"{found.unknown} calls are unknown"] if found.unknown else []
         else:
-            found.faults += _wrongly_unknown(evaluations, calls, deeds)
+            found.faults += _wrongly_unknown(evaluations, calls, deeds, layout)
+            found.faults += _too_many_at_once(evaluations, deeds, layout)
+        found.faults += _orphans(calls, deeds)
         found.faults += _money(history, evaluations, calls)
-        found.faults += _rounds(history)
+        found.faults += _rounds(history, layout.batch)
         found.faults += _current_values(history)
         found.faults += _told(history, layout)
         return found
@@ -166,33 +197,74 @@ def _states(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         yield f"evaluations left {dict(left)}"
 
 
-def _wrongly_unknown(evaluations: Sequence[Evaluation], calls: Sequence[Call], deeds: Deeds) -> Iterator[str]:
+def _wrongly_unknown(
+    evaluations: Sequence[Evaluation], calls: Sequence[Call], deeds: Deeds, layout: Layout
+) -> Iterator[str]:
     """Say which calls are unknown though nothing has cut them off, and which are not though something has.
 
-    Cut off is what a killed process had in hand: the calls of its last visit to the oracle, or those that it
-    made none of; the calls beside an answer that was lost; and what a process held whose lease ran out.
+    Cut off is what a killed process had in hand; an answer that the oracle itself has kept back, or has given
+    so late that nobody may have waited for it; the calls beside one in a function or program that broke down by
+    it; and what a process held whose lease ran out.
     """
-    last_visit = {call.pid: call.visit for call in calls}  # the last of each in order
     by_key = {call.key: call for call in calls}
+    owners = {e.key: e.pid for e in evaluations}
+    last = _last_visits(calls, owners, 1 if layout.oracle == "callable" else CALLS["concurrency"])
+    patience = (TIMEOUT_S[layout.oracle] or inf) - CLOCKS_S
     dropped: dict[int, list[float]] = defaultdict(list)
     for call in calls:
-        if call.lost:
-            dropped[call.pid].append(call.entered)
+        if call.cut:
+            dropped[owners.get(call.key, 0)].append(call.entered)
     for e in evaluations:
         made = by_key.get(e.key)
         if e.state == "done":
-            if made is None or made.lost:
-                why = "call was never made" if made is None else "answer was lost"
+            if made is None or made.answered is None:
+                why = "call was never made" if made is None else "answer was never given"
                 yield f"{e.object} is done, though its {why}"
             continue
-        in_hand = made is None or made.visit == last_visit[made.pid]
-        killed = e.pid in deeds.killed and in_hand
+        in_hand = made is None or made.answered is None or made.visit in last.get(e.pid, ())
         ended = e.ended or 0.0
-        hung_up = any(e.begun - 0.1 <= when <= ended for when in dropped[e.pid])
+        killed = deeds.cut_off(e) and in_hand
+        beside = made is None or layout.oracle == "callable"
+        hung_up = beside and any(e.begun - 0.1 <= when <= ended for when in dropped[e.pid])
+        # On a busy machine, and in a process that was stopped, the time is over without anybody's fault.
+        kept_back = made is not None and (made.cut or ended - e.begun >= patience)
         # By the database's clock. Whoever is stopped while it holds a lock keeps others from renewing theirs.
-        expired = e.lease_until <= ended
-        if not (killed or hung_up or expired):
-            yield f"{e.object} is unknown, though nothing cut its call off (process {e.pid}, attempt {e.attempts})"
+        # A service that calls back is nobody's process: where its lease runs out, it must have kept silent.
+        expired = e.pid != 0 and e.lease_until <= ended
+        if not (killed or hung_up or kept_back or expired):
+            yield (
+                f"{e.object} is unknown, though nothing cut its call off (process {e.pid}, attempt {e.attempts}, "
+                f"call {made})"
+            )
+
+
+def _last_visits(calls: Sequence[Call], owners: Mapping[str, int], count: int) -> dict[int, set[str]]:
+    """Return the visits that each process made last, as many as it makes at the same time."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for call in calls:
+        when = found[owners.get(call.key, 0)]
+        when[call.visit] = max(when.get(call.visit, 0.0), call.answered or call.entered)
+    return {pid: set(sorted(when, key=when.__getitem__)[-count:]) for pid, when in found.items()}
+
+
+def _too_many_at_once(evaluations: Sequence[Evaluation], deeds: Deeds, layout: Layout) -> Iterator[str]:
+    """Say who had more in hand when it was killed than is called at once."""
+    held = Counter(e.pid for e in evaluations if e.state == "unknown" and deeds.cut_off(e))
+    for pid, count in held.items():
+        if count > layout.at_once:
+            yield f"process {pid} was killed and left {count} unknown, expected {layout.at_once} at most"
+
+
+def _orphans(calls: Sequence[Call], deeds: Deeds) -> Iterator[str]:
+    """Say what was called on behalf of a process that was dead by then, by something that it had started."""
+    late = [
+        (call, pid) for call in calls for pid in call.callers
+        if call.entered > deeds.killed.get(pid, call.entered) + GRACE_S
+    ]  # fmt: skip
+    if late:
+        call, pid = late[0]
+        after = call.entered - deeds.killed[pid]
+        yield f"{len(late)} calls by children of killed processes, the first {after:.1f} s after {pid} was killed"
 
 
 def _money(history: Books, evaluations: Sequence[Evaluation], calls: Sequence[Call]) -> Iterator[str]:
@@ -210,7 +282,7 @@ def _money(history: Books, evaluations: Sequence[Evaluation], calls: Sequence[Ca
         yield f"the ledger {booked} does not sum up to a balance of {reserved} reserved and {spent} spent"
 
 
-def _rounds(history: Books) -> Iterator[str]:
+def _rounds(history: Books, batch: int) -> Iterator[str]:
     rounds = history.rows("SELECT number, state, id FROM round ORDER BY number")
     if [number for number, _, _ in rounds] != list(range(1, len(rounds) + 1)):
         yield f"the rounds are numbered {[number for number, _, _ in rounds]}"
@@ -221,9 +293,9 @@ def _rounds(history: Books) -> Iterator[str]:
         history.rows("SELECT round_id, count(*) FROM proposal WHERE decision = 'selected' GROUP BY round_id")
     )
     queued = dict(history.rows("SELECT round_id, count(*) FROM evaluation GROUP BY round_id"))
-    odd = [n for n, _, number in rounds if (selected.get(number), queued.get(number)) != (BATCH, BATCH)]
+    odd = [n for n, _, number in rounds if (selected.get(number), queued.get(number)) != (batch, batch)]
     if odd:
-        yield f"rounds without {BATCH} selected and as many evaluations: {odd}"
+        yield f"rounds without {batch} selected and as many evaluations: {odd}"
     ((running,),) = history.rows("SELECT count(*) FROM attempt WHERE state = 'running'")
     if running:
         yield f"{running} attempts are left running"
@@ -280,7 +352,7 @@ def _told(history: Books, layout: Layout) -> Iterator[str]:
         yield f"{(wanted - found).total()} told values are missing, {(found - wanted).total()} too many"
 
 
-def _seconds(when: Any) -> float | None:
+def seconds(when: Any) -> float | None:
     """Return a time of the database as Unix time."""
     if when is None or isinstance(when, datetime):
         return None if when is None else when.timestamp()

@@ -5,6 +5,7 @@ for every process that is started: each has its own process id and its own conne
 the command `flowscout worker` itself.
 """
 
+import http.client
 import json
 import os
 import queue
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -30,28 +32,53 @@ class Oracle:
     """The process of the oracle; nobody kills it."""
 
     def __init__(self, layout: Layout) -> None:
-        script = Path(__file__).with_name("crash_oracle.py")
-        options = {
-            "--kind": layout.kind,
-            "--lose": layout.lose,
-            "--pause-s": layout.pause_s,
-            "--seed": layout.seed,
-        }
-        command = [sys.executable, str(script), str(layout.folder)]
-        command += [str(part) for pair in options.items() for part in pair]
+        layout.folder.mkdir(parents=True, exist_ok=True)
+        self._port, self._is_service = layout.folder / "oracle.port", layout.oracle == "http"
+        options: dict[str, Any] = {
+            "kind": layout.kind,
+            "pause-s": layout.pause_s,
+            "late-s": layout.late_s,
+            "seed": layout.seed,
+        } | asdict(layout.manners)
+        if self._is_service:
+            options |= {"answers": layout.answers}
+            if layout.calls_back:
+                assert layout.token
+                options |= {"call-back": f"http://127.0.0.1:{layout.endpoint_port}/results"}
+        script = "crash_service.py" if self._is_service else "crash_oracle.py"
+        command = [sys.executable, str(Path(__file__).with_name(script)), str(layout.folder)]
+        command += [f"--{name}={value}" for name, value in options.items()]
         with (layout.folder / "oracle.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE)
-        self._port = layout.folder / "oracle.port"
         while not self._port.exists():
             if self._process.poll() is not None:
                 raise SystemExit((layout.folder / "oracle.log").read_text(encoding="utf-8"))
             time.sleep(0.01)
 
-    def lose_nothing(self) -> None:
-        """Let it answer always from now on."""
-        with socket.create_connection(("127.0.0.1", int(self._port.read_text()))) as connection:
-            connection.sendall(b'{"do": "lose nothing"}\n')
-            connection.makefile().readline()
+    def behave(self) -> None:
+        """Let it answer always, and well, from now on."""
+        if self._is_service:
+            self._post("/behave")
+            return
+        with socket.create_connection(("127.0.0.1", int(self._port.read_text()))) as plain:
+            plain.sendall(b'{"do": "behave"}\n')
+            plain.makefile().readline()
+
+    def settle(self) -> None:
+        """Wait until it has said all that it has to say."""
+        deadline = time.monotonic() + 120
+        while self._is_service and json.loads(self._post("/jobs"))["jobs"]:
+            if time.monotonic() > deadline:
+                raise SystemExit("the service does not come to rest")
+            time.sleep(0.1)
+
+    def _post(self, path: str) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", int(self._port.read_text()))
+        try:
+            connection.request("POST", path, "{}")
+            return connection.getresponse().read()
+        finally:
+            connection.close()
 
     def end(self) -> None:
         """End it."""
@@ -78,7 +105,10 @@ class Nursery:
 
     def start(self, role: str, layout: Layout, **more: Any) -> int:
         """Start a process and return its id."""
-        order = {"role": role, "folder": str(layout.folder), "url": layout.url} | more
+        return self.fork({"role": role, "folder": str(layout.folder), "url": layout.url} | more)
+
+    def fork(self, order: dict[str, Any]) -> int:
+        """Start a process that does as it is ordered, and return its id."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -117,6 +147,39 @@ class Nursery:
         self._started.put(None)
 
 
+class Forked:
+    """A process of the nursery that runs the campaign of a folder, as `crash_runner` starts one."""
+
+    def __init__(self, nursery: Nursery, folder: Path) -> None:
+        self._nursery = nursery
+        self.pid = nursery.fork({"role": "campaign", "folder": str(folder)})
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended: its exit code or minus a signal; None while it has not."""
+        return self._nursery.exits.get(self.pid)
+
+    def poll(self) -> int | None:
+        """Return how it ended, None while it has not."""
+        return self.returncode
+
+    def wait(self) -> int:
+        """Wait for its end and return how it came.
+
+        Raises:
+            TimeoutError: it goes on for ever.
+        """
+        code = self._nursery.wait(self.pid)
+        if code is None:
+            raise TimeoutError(f"process {self.pid} has not ended")
+        return code
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
 def _nurse() -> None:
     """Load everything, then fork a process for each line that comes."""
     _warm_up()
@@ -144,6 +207,8 @@ def _nurse() -> None:
 
 def _warm_up() -> None:
     """Do once what the processes will do, so that what it loads and prepares is there when they are forked."""
+    import fastapi  # noqa: F401 - of `serve-results`
+    import uvicorn  # noqa: F401
     from sqlalchemy import create_engine
 
     from flowscout import Campaign
@@ -169,6 +234,7 @@ def _be_child(order: dict[str, Any]) -> None:
     """Become the process that was ordered; never returns."""
     code = 1
     try:
+        os.environ.update(order.get("environment", {}))
         folder = Path(order["folder"])
         os.chdir(folder)
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -179,6 +245,8 @@ def _be_child(order: dict[str, Any]) -> None:
         match order["role"]:
             case "command":
                 code = _command(order["arguments"])
+            case "campaign":
+                code = _run_alone()
             case "runner":
                 code = _run(order["url"], turn=order["turn"])
             case "teller":
@@ -195,6 +263,16 @@ def _command(arguments: Sequence[str]) -> int:
     from flowscout.cli import run
 
     return run(list(arguments))
+
+
+def _run_alone() -> int:
+    """Run a campaign's rounds to their end, with its history beside its file."""
+    from flowscout import Campaign
+
+    with Campaign.from_yaml("campaign.yaml") as campaign:
+        while campaign.run_round() is not None:
+            pass
+    return 0
 
 
 def _run(url: str, *, turn: int) -> int:

@@ -10,7 +10,10 @@ JSON with another. What it did stands in FOLDER/oracle.db, which is written befo
   it promises that this key never will act;
 - `neither`: it acts and bills at every call.
 
-With `--lose` it hangs up without an answer after it has acted, with that probability.
+After it has acted it misbehaves, each with a probability of its own: with `--lose` it hangs up without an answer;
+`--late`, `--garbage` and `--twice` bid whoever passes the answer on to do so too late, spoiled, or twice. That is
+`crash_program`, a program that is asked through its standard input; `crash_service` keeps the same books as a
+service and does all that itself.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +35,42 @@ KINDS = ("idempotent", "lookup", "neither")
 PRICE_MINOR = 300
 """What a call costs each time it acts, in cents."""
 
+REFUSED = "this key was looked up before it acted, and never will"
+
 TABLES = """
 CREATE TABLE call (
-    id INTEGER PRIMARY KEY, key TEXT, object TEXT, visit TEXT, pid INTEGER, entered REAL,
-    billed INTEGER DEFAULT 0, value REAL, answered REAL, lost INTEGER DEFAULT 0
+    id INTEGER PRIMARY KEY, key TEXT, object TEXT, visit TEXT, callers TEXT, entered REAL,
+    billed INTEGER DEFAULT 0, value REAL, answered REAL, fault TEXT
 );
 CREATE INDEX call_key ON call (key);
-CREATE INDEX call_pid ON call (pid);
+CREATE INDEX call_visit ON call (visit);
 CREATE TABLE refused (key TEXT PRIMARY KEY);
+CREATE TABLE turned_away (at REAL);
 """
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How often an oracle that has acted misbehaves, and how often it asks to come again later (`busy`)."""
+
+    lose: float = 0.0
+    late: float = 0.0
+    garbage: float = 0.0
+    twice: float = 0.0
+    busy: float = 0.0
+
+    def choose(self, rng: random.Random) -> str | None:
+        """Return what is done wrong this time, if anything."""
+        drawn = rng.random()
+        for name in ("lose", "late", "garbage", "twice"):
+            drawn -= getattr(self, name)
+            if drawn < 0:
+                return name
+        return None
+
+
+CUTTING = ("lose", "late", "garbage")
+"""What keeps an answer from whoever asked. An answer that comes twice has come."""
 
 
 def value_of(text: str) -> float:
@@ -50,39 +81,82 @@ def value_of(text: str) -> float:
 class Books:
     """The ledger of the oracle, and what it does."""
 
-    def __init__(self, path: Path, *, kind: str, lose: float, pause_s: float, seed: int) -> None:
-        self.kind, self.lose, self.pause_s = kind, lose, pause_s
-        self._rng = random.Random(seed)
+    def __init__(
+        self, path: Path, *, kind: str, manners: Manners, pause_s: float, late_s: float, seed: int
+    ) -> None:
+        self.kind, self.manners, self.pause_s, self.late_s = kind, manners, pause_s, late_s
+        self.rng = random.Random(seed)
         self._lock = threading.Lock()
         self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute("PRAGMA synchronous = FULL")
         self._file.executescript(TABLES)
 
-    def measure(self, question: dict[str, Any]) -> dict[str, Any] | None:
-        """Act, unless the kind of oracle forbids it; None where the answer is to be lost."""
-        values = (question["key"], question["object"], question["visit"], question["pid"], time.time())
+    def turns_away(self) -> bool:
+        """Say whether the next call is to come again later."""
         with self._lock:
-            number = self._file.execute(
-                "INSERT INTO call (key, object, visit, pid, entered) VALUES (?, ?, ?, ?, ?)", values
-            ).lastrowid
+            away = self.rng.random() < self.manners.busy
+            if away:
+                self._file.execute("INSERT INTO turned_away VALUES (?)", (time.time(),))
+        return away
+
+    def enter(
+        self,
+        requests: Sequence[dict[str, Any]],
+        *,
+        visit: str,
+        callers: Sequence[int] = (),
+        fault: str | None = None,
+    ) -> list[int]:
+        """Note that requests have come in one visit; return the numbers of their calls.
+
+        `callers` are the processes that wait for the answers, the one that asks and its ancestors.
+        """
+        more = (visit, json.dumps([*callers]), time.time(), fault)
+        rows = [(request["key"], request["object"], *more) for request in requests]
+        columns = "key, object, visit, callers, entered, fault"
+        insert = f"INSERT INTO call ({columns}) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
+        with self._lock, self._file:
+            self._file.execute("BEGIN IMMEDIATE")
+            return [self._file.execute(insert, row).fetchone()[0] for row in rows]
+
+    def act(self, requests: Sequence[dict[str, Any]], numbers: Sequence[int]) -> tuple[list[Any], str | None]:
+        """Act, unless the kind of oracle forbids it; return the answers, and what is to be done wrong."""
+        answers = []
+        with self._lock, self._file:
+            self._file.execute("BEGIN IMMEDIATE")
+            fault = self.manners.choose(self.rng) if any(map(self._acts, requests)) else None
+            for request, number in zip(requests, numbers, strict=True):
+                key, value = request["key"], value_of(request["object"])
+                if self._has("SELECT 1 FROM refused WHERE key = ?", key):
+                    answers.append({"key": key, "failure": "transient", "message": REFUSED})
+                    continue
+                bill = PRICE_MINOR if self._acts(request) else 0
+                self._file.execute(
+                    "UPDATE call SET billed = ?, value = ?, fault = coalesce(fault, ?) WHERE id = ?",
+                    (bill, value, fault, number),
+                )
+                answers.append({"key": key, "value": value})
+        return answers, fault
+
+    def answer(self, numbers: Sequence[int]) -> None:
+        """Note that a right answer is about to go out."""
+        with self._lock, self._file:
+            self._file.execute("BEGIN IMMEDIATE")
+            for number in numbers:
+                self._file.execute("UPDATE call SET answered = ? WHERE id = ?", (time.time(), number))
+
+    def measure(
+        self, requests: Sequence[dict[str, Any]], *, visit: str, callers: Sequence[int] = ()
+    ) -> tuple[list[Any], str | None]:
+        """Do all of it in turn and as slowly as wanted; return the answers and what is to be done wrong."""
+        numbers = self.enter(requests, visit=visit, callers=callers)
         time.sleep(self.pause_s)
-        with self._lock:
-            if self._has("SELECT 1 FROM refused WHERE key = ?", question["key"]):
-                return {"refused": question["key"]}
-            acts = self.kind != "idempotent" or not self._has(
-                "SELECT 1 FROM call WHERE key = ? AND billed", question["key"]
-            )
-            value = value_of(question["object"])
-            lost = acts and self._rng.random() < self.lose
-            bill = PRICE_MINOR if acts else 0
-            self._file.execute(
-                "UPDATE call SET billed = ?, value = ?, lost = ? WHERE id = ?", (bill, value, lost, number)
-            )
+        answers, fault = self.act(requests, numbers)
         time.sleep(self.pause_s)
-        with self._lock:
-            self._file.execute("UPDATE call SET answered = ? WHERE id = ?", (time.time(), number))
-        return None if lost else {"value": value}
+        if fault not in CUTTING:
+            self.answer(numbers)
+        return answers, fault
 
     def look_up(self, keys: Sequence[str]) -> dict[str, float | None]:
         """Say what came of calls; a key that has not acted never will."""
@@ -95,14 +169,13 @@ class Books:
                     self._file.execute("INSERT OR IGNORE INTO refused VALUES (?)", (key,))
         return found
 
+    def _acts(self, request: dict[str, Any]) -> bool:
+        if self.kind == "idempotent":
+            return not self._has("SELECT 1 FROM call WHERE key = ? AND billed", request["key"])
+        return not self._has("SELECT 1 FROM refused WHERE key = ?", request["key"])
+
     def _has(self, query: str, key: str) -> bool:
         return self._file.execute(query, (key,)).fetchone() is not None
-
-
-def _end_with_the_caller() -> None:
-    """End when whoever holds the other end of our standard input does."""
-    sys.stdin.read()
-    os._exit(0)
 
 
 class _Answer(socketserver.StreamRequestHandler):
@@ -112,19 +185,23 @@ class _Answer(socketserver.StreamRequestHandler):
         if not line:
             return
         question = json.loads(line)
-        answer: Any
+        answer: Any = {}
         match question["do"]:
             case "measure":
-                answer = books.measure(question)
+                found, fault = books.measure(
+                    [question], visit=question["visit"], callers=question.get("callers", ())
+                )
+                if fault == "lose":
+                    return
+                answer = found[0] | {"fault": fault, "late_s": books.late_s}
             case "look up":
                 answer = books.look_up(question["keys"])
-            case "lose nothing":
-                books.lose, answer = 0.0, {}
-        if answer is not None:
-            try:
-                self.wfile.write(json.dumps(answer).encode() + b"\n")
-            except OSError:  # whoever asked was killed
-                return
+            case "behave":
+                books.manners = Manners()
+        try:
+            self.wfile.write(json.dumps(answer).encode() + b"\n")
+        except OSError:  # whoever asked was killed
+            return
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -132,29 +209,52 @@ class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 64
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Answer until told to end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kind", choices=KINDS, default="idempotent")
-    parser.add_argument("--lose", type=float, default=0.0, help="how often an answer is lost after it has acted")
-    parser.add_argument("--pause-s", type=float, default=0.03, help="how long acting takes, before and after it")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    books = Books(
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the options that every process which keeps these books has."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    found.add_argument("folder", type=Path)
+    found.add_argument("--kind", choices=KINDS, default="idempotent")
+    for one in fields(Manners):
+        found.add_argument(f"--{one.name}", type=float, default=0.0, help=f"how often: {one.name}")
+    found.add_argument("--pause-s", type=float, default=0.03, help="how long acting takes, before and after it")
+    found.add_argument("--late-s", type=float, default=3.0, help="how late an answer is that comes late")
+    found.add_argument("--seed", type=int, default=0)
+    return found
+
+
+def open_books(options: argparse.Namespace) -> Books:
+    """Return the books that the options describe, new."""
+    manners = Manners(**{name: getattr(options, name) for name in asdict(Manners())})
+    return Books(
         options.folder / "oracle.db",
         kind=options.kind,
-        lose=options.lose,
+        manners=manners,
         pause_s=options.pause_s,
+        late_s=options.late_s,
         seed=options.seed,
     )
+
+
+def serve(server: socketserver.TCPServer, folder: Path) -> None:
+    """Say which port a server has, and let it answer until whoever holds our standard input ends."""
+    whole = folder / "oracle.port.part"
+    whole.write_text(str(server.server_address[1]), encoding="utf-8")
+    whole.rename(folder / "oracle.port")
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    server.serve_forever()
+
+
+def _end_with_the_caller() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer until told to end."""
+    options = parser(__doc__).parse_args(arguments)
     with _Server(("127.0.0.1", 0), _Answer) as server:
-        server.books = books  # type: ignore[attr-defined]
-        whole = options.folder / "oracle.port.part"
-        whole.write_text(str(server.server_address[1]), encoding="utf-8")
-        whole.rename(options.folder / "oracle.port")
-        threading.Thread(target=_end_with_the_caller, daemon=True).start()
-        server.serve_forever()
+        server.books = open_books(options)  # type: ignore[attr-defined]
+        serve(server, options.folder)
     return 0
 
 

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 from crash_audit import audit, differences, where_killed
@@ -127,6 +128,29 @@ class Trial:
         return "idempotent" if self.idempotent else "not-idempotent"
 
 
+class Process(Protocol):
+    """A process that runs a campaign, as `subprocess.Popen` is one."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return how it ended, None while it has not."""
+        ...
+
+    def wait(self) -> int:
+        """Wait for its end and return how it came."""
+        ...
+
+    def kill(self) -> None:
+        """Kill it."""
+        ...
+
+
+Starter = Callable[["Trial", Path], Process]
+"""What starts a process that runs the campaign of a folder to its end."""
+
+
 @dataclass
 class Report:
     """What came of a trial. `faults` is empty where all is well."""
@@ -171,26 +195,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.faults else 0
 
 
-def run_trial(trial: Trial, folder: Path, *, say: Callable[[str], None] | None = None) -> Report:
-    """Run a campaign undisturbed and disturbed in `folder`, and compare what the two have left."""
+def run_trial(
+    trial: Trial, folder: Path, *, say: Callable[[str], None] | None = None, begin: Starter | None = None
+) -> Report:
+    """Run a campaign undisturbed and disturbed in `folder`, and compare what the two have left.
+
+    `begin` starts a process; by default with the libraries still to be loaded, as a user does.
+    """
+    begin = begin or start
     speak = say or (lambda _line: None)
     report = Report(trial)
     undisturbed, disturbed = (lay_out(trial, folder / name) for name in ("undisturbed", "disturbed"))
     speak(f"undisturbed: {trial.rounds} rounds of {BATCH}, scheduler {trial.scheduler} ...")
     begun = time.monotonic()
-    until_lease = _run_undisturbed(trial, undisturbed)
+    until_lease = _run_undisturbed(trial, undisturbed, begin)
     speak(f"undisturbed: {time.monotonic() - begun:.0f} s, the lease taken after {until_lease:.1f} s")
     begun = time.monotonic()
     rng = random.Random(trial.seed)
     for aim in _aims(trial, rng):
         delay = rng.uniform(0, until_lease) if aim == "starting" else rng.uniform(0, AIMS[aim])
-        landed = _kill_one(trial, disturbed, aim, delay)
+        landed = _kill_one(trial, disturbed, aim, delay, begin)
         if landed is None:
             report.faults.append(f"the campaign ended after {len(report.landed)} of {trial.kills} kills")
             break
         report.landed.append((aim, landed))
         speak(f"kill {len(report.landed):>2} aimed at {aim!r} landed in {landed!r}")
-    _finish(trial, disturbed)
+    _await(begin(trial, disturbed), disturbed)
     seconds = time.monotonic() - begun
     _judge(report, undisturbed, disturbed, seconds)
     return report
@@ -280,10 +310,10 @@ def _work(path: Path) -> None:
             pass
 
 
-def _run_undisturbed(trial: Trial, folder: Path) -> float:
+def _run_undisturbed(trial: Trial, folder: Path, begin: Starter) -> float:
     """Run a campaign to its end; return after how many seconds it took the lease."""
     begun = time.monotonic()
-    process = start(trial, folder)
+    process = begin(trial, folder)
     while process.poll() is None and where_killed(folder, process.pid) == "starting":
         time.sleep(0.01)
     taken = time.monotonic() - begun
@@ -291,12 +321,12 @@ def _run_undisturbed(trial: Trial, folder: Path) -> float:
     return taken
 
 
-def _kill_one(trial: Trial, folder: Path, aim: str, delay: float) -> str | None:
+def _kill_one(trial: Trial, folder: Path, aim: str, delay: float, begin: Starter) -> str | None:
     """Start the campaign, kill it `delay` seconds into what is aimed at, and return where that was.
 
     None if the campaign came to its end before.
     """
-    process = start(trial, folder)
+    process = begin(trial, folder)
     due = (aim, *FOLLOWS.get(aim, ()))
     while process.poll() is None and where_killed(folder, process.pid) not in due:
         time.sleep(0.0005)
@@ -312,11 +342,7 @@ def _kill_one(trial: Trial, folder: Path, aim: str, delay: float) -> str | None:
     return where_killed(folder, process.pid)
 
 
-def _finish(trial: Trial, folder: Path) -> None:
-    _await(start(trial, folder), folder)
-
-
-def _await(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+def _await(process: Process, folder: Path) -> None:
     if process.wait() != 0:
         tail = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
         raise SystemExit(f"the campaign in {folder} ended with code {process.returncode}:\n{tail}")

@@ -7,17 +7,23 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Sequence
 
-from crash_books import Books, Deeds
-from crash_campaign import LEASE_S, STOP, TELLING, TURN, WORKERS, Layout
+from crash_books import Books, Deeds, seconds
+from crash_campaign import LEASE_S, STOP, TELLING, TOKEN_ENV, TURN, WORKERS, Layout
 from crash_nursery import Nursery
+
+ENDPOINT = "endpoint"
 
 
 class Swarm:
-    """The processes that work on the campaign: who they are, what they do now, and their ends."""
+    """The processes that work on the campaign: who they are, what they do now, and their ends.
 
-    def __init__(self, layout: Layout, nursery: Nursery) -> None:
-        self.layout, self.nursery, self.deeds = layout, nursery, Deeds()
+    `settle` waits until the oracle has said all that it has to say.
+    """
+
+    def __init__(self, layout: Layout, nursery: Nursery, settle: Callable[[], None]) -> None:
+        self.layout, self.nursery, self.deeds, self._settle = layout, nursery, Deeds(), settle
         self.pids: dict[str, int] = {}  # by name: runner, teller, worker 1, ...
         self.youngest = "runner"
         self.faults: list[str] = []
@@ -36,7 +42,8 @@ class Swarm:
             if time.monotonic() > deadline or self.pids["runner"] in self.nursery.exits:
                 raise SystemExit(f"no round was begun:\n{self.log()}")
             time.sleep(0.05)
-        for name in ["teller", *(f"worker {n + 1}" for n in range(WORKERS))]:
+        endpoint = [ENDPOINT] if self.layout.calls_back else []
+        for name in ["teller", *endpoint, *(f"worker {n + 1}" for n in range(WORKERS))]:
             self.start(name)
         self.history, self.ledger = Books(self.layout.url), Books(self.layout.folder / "oracle.db")
         self._books = [self.history, self.ledger]
@@ -49,6 +56,8 @@ class Swarm:
             pid = self.nursery.start("runner", self.layout, turn=self._turn)
         elif name == "teller":
             pid = self.nursery.start("teller", self.layout, seed=self.layout.seed)
+        elif name == ENDPOINT:
+            pid = self.command("serve-results", "--port", str(self.layout.endpoint_port))
         else:
             pid = self.command("worker", "--lease-s", str(LEASE_S))
         self.pids[name], self.youngest = pid, name
@@ -56,7 +65,8 @@ class Swarm:
     def command(self, name: str, *arguments: str) -> int:
         """Start a command of `flowscout` with the campaign; return its process id."""
         line = [name, "campaign.yaml", "--db", self.layout.url, *arguments]
-        return self.nursery.start("command", self.layout, arguments=line)
+        environment = {TOKEN_ENV: self.layout.token} if self.layout.calls_back else {}
+        return self.nursery.start("command", self.layout, arguments=line, environment=environment)
 
     def keep(self) -> None:
         """Start again who has ended without being killed, and note that it did."""
@@ -68,7 +78,7 @@ class Swarm:
     def kill(self, name: str) -> None:
         """Kill a process, and start another in its place."""
         pid = self.pids[name]
-        self.deeds.killed.add(pid)
+        self.deeds.killed[pid] = time.time()
         os.kill(pid, signal.SIGKILL)
         ended = self.nursery.wait(pid)
         if ended != -signal.SIGKILL:
@@ -101,29 +111,34 @@ class Swarm:
     def doing(self, name: str) -> str:
         """Return what a process is doing now, by what it has left in the history and the ledger."""
         pid = self.pids[name]
+        if name == ENDPOINT:
+            return "a call-back"
         if name == "teller":
             lines = (self.layout.folder / TELLING).read_text(encoding="utf-8").splitlines()
             return (
                 "tell" if lines and lines[-1].startswith("begin") and lines[-1].endswith(f" {pid}") else "waiting"
             )
         held = self.history.rows(
-            """SELECT e.idempotency_key FROM attempt a JOIN evaluation e ON e.id = a.evaluation_id
+            """SELECT e.idempotency_key, a.started_at FROM attempt a JOIN evaluation e ON e.id = a.evaluation_id
             WHERE a.state = 'running' AND e.state = 'running' AND a.owner LIKE ?""",
             f"%|{pid}|%",
         )
         if not held:
             return self._stage(pid) if name == "runner" else "waiting"
-        last = self.ledger.rows(
-            "SELECT key, answered, visit FROM call WHERE pid = ? ORDER BY id DESC LIMIT 1", pid
-        )
-        if not last or (last[0][0],) not in held:
-            return "claim to call"
-        _, answered, visit = last[0]
-        ((made,),) = self.ledger.rows("SELECT count(*) FROM call WHERE visit = ?", visit)
-        return "call to write" if answered is not None and made == len(held) else "in the call"
+        since = min(seconds(begun) or 0.0 for _, begun in held) - 0.1
+        marks = ", ".join("?" for _ in held)
+        made = self.ledger.rows(
+            f"SELECT key, max(answered) FROM call WHERE entered > ? AND key IN ({marks}) GROUP BY key",
+            since, *(key for key, _ in held),
+        )  # fmt: skip
+        answered = sum(when is not None for _, when in made)
+        # A function returns when it has made all of its calls; of others each answer is written by itself.
+        if answered >= (len(held) if self.layout.oracle == "callable" else 1):
+            return "call to write"
+        return "in the call" if made else "claim to call"
 
     def rest(self) -> None:
-        """Let everybody go on, finish what is begun, and end."""
+        """Let everybody go on, finish what is begun, and end; but for who takes call-backs."""
         for thread in self._stops:
             thread.join()
         (self.layout.folder / STOP).touch()
@@ -131,12 +146,19 @@ class Swarm:
             self._await(name, self.pids[name])
         for pid in self._stray:
             self._await("an earlier runner", pid)
-        workers = [name for name in self.pids if name.startswith("worker")]
-        for name in workers:
-            os.kill(self.pids[name], signal.SIGTERM)
-        for name in workers:
-            self._await(name, self.pids[name])
+        self._end([name for name in self.pids if name.startswith("worker")])
         self.work_once()
+
+    def close(self) -> None:
+        """End who takes call-backs: nobody calls back any more."""
+        # A server ends by the signal that has asked it to, once it has closed.
+        self._end([name for name in self.pids if name == ENDPOINT], ends=(0, -signal.SIGTERM))
+
+    def _end(self, names: Sequence[str], *, ends: Sequence[int] = (0,)) -> None:
+        for name in names:
+            os.kill(self.pids[name], signal.SIGTERM)
+        for name in names:
+            self._await(name, self.pids[name], ends=ends)
 
     def end(self) -> None:
         """End what is left after a trial, however it went."""
@@ -151,6 +173,7 @@ class Swarm:
     def work_once(self) -> None:
         """Have done what is left to do, in one more process."""
         self._await("the last worker", self.command("worker", "--once", "--lease-s", str(LEASE_S)))
+        self._settle()
 
     def run(self, name: str, *arguments: str) -> None:
         """Run a command to its end."""
@@ -160,11 +183,11 @@ class Swarm:
         """Return the end of what the processes said."""
         return (self.layout.folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
 
-    def _await(self, what: str, pid: int) -> None:
+    def _await(self, what: str, pid: int, *, ends: Sequence[int] = (0,)) -> None:
         code = self.nursery.wait(pid)
         if code is None:
             os.kill(pid, signal.SIGKILL)
-        if code != 0:
+        if code not in ends:
             self.faults.append(f"{what} (process {pid}) ended with {code}, expected 0:\n{self.log()}")
 
     def _stage(self, pid: int) -> str:
