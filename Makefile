@@ -9,8 +9,9 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	@$(PY) -m flowscout demo
 
+# A file of tests stays with one process: what its fixtures have fitted is fitted once.
 test: check
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 check: $(STAMP) links
 	$(PY) -m ruff check .
