@@ -44,7 +44,7 @@ budget: {rounds: 2}
 device: cpu
 """
 LABELS = "object,y\nACGT,1.5\nTTTT,-2\n"
-TOLD = {"added": 2, "unchanged": 0, "corrected": 0, "empty": 0, "unread": []}
+TOLD = {"added": 2, "unchanged": 0, "corrected": 0, "empty": 0, "unread": [], "controls": 0, "conditions": []}
 
 
 @dataclass(frozen=True)
