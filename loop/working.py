@@ -80,21 +80,26 @@ def work(
     return Worked(calls, added)
 
 
-def complete_if_possible(bench: Workbench) -> None:
-    """Complete the round under way if nothing in it waits any more; a live runner does so itself."""
+def complete_if_possible(bench: Workbench) -> bool:
+    """Complete the round under way if nothing in it waits any more; return whether that could be seen to.
+
+    It cannot while a runner holds the campaign. Most complete it themselves, but one that is about to leave has
+    looked already.
+    """
     history = bench.history
     unfinished = history.rounds.unfinished(bench.campaign.id)
     if unfinished is None or unfinished.state is not RoundState.DISPATCHED:
-        return
+        return True
     counts = history.experiments.counts(bench.campaign.id, round_id=unfinished.id)
     if counts.get(EvaluationState.QUEUED, 0) or counts.get(EvaluationState.RUNNING, 0):
-        return
+        return True
     from flowscout.loop import stages  # loads torch
 
     try:
         with hold_campaign(bench) as held:
             stages.collect(held, unfinished.number)
     except CampaignBusyError:
-        return
+        return False
     except OracleError as error:  # every measurement failed: whoever runs the next round is told again
         logger.warning("%s", error)
+    return True
