@@ -291,16 +291,17 @@ def finish(bench: Workbench, record: RoundRecord) -> int:
     """Have everything of a round measured, beside any workers; return how many measurements came back.
 
     What workers have claimed is waited for, what a service has accepted is not. What the budget does not reach is
-    cancelled.
+    cancelled, once no answer can free any money for it.
     """
     added = 0
     with Dispatcher(bench, owner=bench.held.owner, lease_s=bench.attempt_lease_s) as dispatcher:
         dispatcher.recover()
         while waiting := _waiting(bench, record):
-            turn = dispatcher.turn(limit=_share(bench, waiting))
+            turn = dispatcher.turn(limit=_share(bench, sum(waiting.values())))
             added += turn.added
-            if turn.idle and waiting == bench.history.experiments.accepted(record.id):
-                break  # their answers may take days
+            under_way = waiting.get(EvaluationState.RUNNING, 0)
+            if turn.idle and under_way and under_way == bench.history.experiments.accepted(record.id):
+                break  # their answers may take days, and free what the budget does not reach until then
             if turn.idle and not _settle_rest(bench, record):
                 time.sleep(POLL_S)
             dispatcher.recover(ask=False)
@@ -308,9 +309,10 @@ def finish(bench: Workbench, record: RoundRecord) -> int:
     return added
 
 
-def _waiting(bench: Workbench, record: RoundRecord) -> int:
+def _waiting(bench: Workbench, record: RoundRecord) -> dict[EvaluationState, int]:
+    """Return how many evaluations of a round are queued and how many under way; nothing where none are."""
     counts = bench.history.experiments.counts(bench.campaign.id, round_id=record.id)
-    return counts.get(EvaluationState.QUEUED, 0) + counts.get(EvaluationState.RUNNING, 0)
+    return {state: counts[state] for state in (EvaluationState.QUEUED, EvaluationState.RUNNING) if state in counts}
 
 
 def _share(bench: Workbench, waiting: int) -> int | None:

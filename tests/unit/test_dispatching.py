@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flowscout import Campaign
-from flowscout.db import EvaluationState, FailureClass
+from flowscout.db import EvaluationState, FailureClass, Reply
 from flowscout.loop import dispatching
 from flowscout.loop.dispatching import Dispatcher
 from flowscout.loop.working import Stop, work
@@ -328,3 +328,22 @@ def test_kill_leaves_no_more_unknown_than_the_calls_in_flight(opened: Open, tmp_
     assert found["unknown"] + found["done"] == begun
     assert found["done"] <= ended
     assert found["queued"] == 12 - begun
+
+
+def test_round_leaves_what_the_budget_does_not_reach_while_accepted_calls_may_free_it(opened: Open) -> None:
+    body = """
+    @oracle(cost_usd=2, batch=2)
+    def assay(requests):
+        return [Result(pending_s=3600.0) for _ in requests]
+    """
+    campaign = opened(body, size=4, cost=5)
+    progress = campaign.run_round()
+    assert progress is not None
+    assert not progress.complete
+    assert campaign.status().evaluations == {"running": 2, "queued": 2}
+    history = campaign.workbench.history
+    rows = history.answers.waiting(campaign.workbench.campaign.id, oracle="assay")
+    replies = [Reply(row.idempotency_key, failure=FailureClass.PERMANENT, cost_minor=0) for row in rows[:2]]
+    history.answers.receive(campaign.workbench.campaign.id, replies, oracle="assay", actor="test")
+    campaign.run_round()
+    assert campaign.status().evaluations == {"failed": 2, "running": 2}
