@@ -51,12 +51,19 @@ def work(
     stop = Stop() if stop is None else stop
     owner, workers, queue = this_owner(), bench.history.workers, bench.campaign.uuid
     calls, added, since = 0, 0, time.monotonic()
+    dispatcher = Dispatcher(bench, owner=owner, lease_s=lease_s, shares=limit is None)
+
+    def hurry() -> None:
+        if stop.asked:
+            dispatcher.hurry()
+
     workers.beat(owner, queue=queue)
     try:
         with (
             repeating(lambda: workers.beat(owner, queue=queue), every_s=HEARTBEAT_S, name="flowscout-worker"),
             delivering(bench.history, bench.campaign, bench.config, folder=bench.tools.folder),
-            Dispatcher(bench, owner=owner, lease_s=lease_s, shares=limit is None) as dispatcher,
+            dispatcher,
+            repeating(hurry, every_s=POLL_S, name="flowscout-hurry"),
         ):
             dispatcher.recover()
             while not stop.asked:

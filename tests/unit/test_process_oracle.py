@@ -148,7 +148,7 @@ def test_flood_is_bounded_in_memory_and_ended(process):
             sys.stdout.write("x" * 2**20)
             sys.stderr.write("y" * 2**20)
         """,
-        timeout_s=3.0,
+        timeout_s=1.0,
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     [result] = oracle(requests_for(["AC"]))
