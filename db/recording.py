@@ -13,10 +13,10 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from flowscout.db.candidates import chunks, ensure_candidates
-from flowscout.db.events import EventKind, add_event, read_events
+from flowscout.db.events import EventKind, add_event
 from flowscout.db.fastrows import insert_rows
 from flowscout.db.locks import lock_campaign
-from flowscout.db.models import Campaign, CurrentValue, Evaluation, Measurement, Objective
+from flowscout.db.models import Campaign, CurrentValue, Evaluation, Event, Measurement, Objective
 from flowscout.db.money import pay_for_told
 from flowscout.db.records import MeasurementRecord
 from flowscout.db.states import EvaluationState, Qualifier, sources_of
@@ -379,8 +379,9 @@ def _note_conflict(
         "stored": asdict(said_by(stored)),
         "came": asdict(said_by(record)),
     }
-    known = read_events(session, campaign_id, kinds=[EventKind.CONFLICT])
-    if any(all(event.detail[name] == said for name, said in detail.items()) for event in known):
+    # Of this candidate alone, which an index finds: a service that repeats itself brings thousands of conflicts.
+    same = select(Event.detail).where(Event.candidate_id == stored.candidate_id, Event.kind == EventKind.CONFLICT)
+    if any(detail.items() <= known.items() for known in session.scalars(same)):
         return
     detail["as_run"] = None if record.as_run is None else dict(record.as_run)
     add_event(session, campaign_id, EventKind.CONFLICT, actor=actor, detail=detail)

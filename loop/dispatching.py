@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from flowscout.db import (
     ATTEMPT_LEASE_S,
+    Claim,
     EvaluationState,
     FailureClass,
     History,
@@ -73,6 +74,7 @@ class Dispatcher:
         self._benches = {bench.version.id: bench}
         self._lanes: dict[int, Lane] = {}
         self._ended: SimpleQueue[Ended] = SimpleQueue()
+        self._unsettled: list[Ended] = []
         self._held = HeldClaims(bench.history, lease_s=lease_s)
         self._late = _late.setdefault(bench.history, Late())
         self._failures, self._not_before = 0, 0.0
@@ -92,18 +94,32 @@ class Dispatcher:
         pause_s = self._not_before - time.monotonic()
         claimed = self._claim(limit) if pause_s <= 0 else 0
         if claimed or self.in_hand:
-            return self._settle(self._gather())
+            self._gather()
+            return self._settle()
         if pause_s > 0:
             time.sleep(min(pause_s, POLL_S))
         return Turn(added=self._record_late(), idle=pause_s <= 0)
 
     def drain(self) -> Turn:
-        """Claim nothing more; wait for what is under way and settle it."""
+        """Claim nothing more; wait for what is under way and settle it. What was claimed ahead is handed back."""
+        self._hand_back([claim for lane in self._lanes.values() for claim in lane.drop()])
         called, added = 0, 0
         while self.in_hand:
-            turn = self._settle(self._gather())
+            self._gather()
+            turn = self._settle()
             called, added = called + turn.called, added + turn.added
         return Turn(called, added, idle=True)
+
+    def hurry(self) -> None:
+        """Let calls end that pause before they try again; any thread may say so."""
+        for lane in list(self._lanes.values()):
+            lane.hurry()
+
+    def _hand_back(self, claims: Sequence[Claim]) -> None:
+        if claims:
+            self._held.let_go(claims)
+            self.bench.history.experiments.renew(claims, lease_s=0)
+            self.recover(ask=False)
 
     def _claim(self, limit: int | None) -> int:
         """Claim as much as there is room for, the oldest first; return how many evaluations."""
@@ -125,37 +141,46 @@ class Dispatcher:
             found += len(claims)
         return found
 
-    def _gather(self) -> list[Ended]:
-        """Begin what may begin, and return the calls that have ended: at once where others are to be claimed.
+    def _gather(self) -> None:
+        """Begin what may begin, and take calls that have ended: at once where others are to be claimed.
 
         Raises:
             KeyboardInterrupt: a call was broken off.
         """
-        found: list[Ended] = []
         until = time.monotonic() + GATHER_S
         while True:
             for lane in self._lanes.values():
                 lane.begin()
             waits = [lane.wait_s() for lane in self._lanes.values() if lane.waits]
             with suppress(Empty):
-                found.append(self._ended.get(timeout=max(0.0, min([until - time.monotonic(), *waits]))))
-            while not self._ended.empty():
-                found.append(self._ended.get())
-            broken = [one.error for one in found if one.error is not None]
-            if broken:
-                self._settle([one for one in found if one.error is None])
-                raise broken[0]
-            if time.monotonic() >= until or (found and not any(one.lane.ahead for one in found)):
-                return found
+                self._take(timeout_s=max(0.0, min([until - time.monotonic(), *waits])))
+            ended = bool(self._unsettled) and not any(one.lane.ahead for one in self._unsettled)
+            if ended or time.monotonic() >= until:
+                return
 
-    def _settle(self, ended: Sequence[Ended]) -> Turn:
+    def _take(self, *, timeout_s: float = 0.0) -> None:
+        """Take what has ended; it is unsettled until it is stored, whatever breaks off in between.
+
+        Raises:
+            Empty: nothing has ended in that time.
+        """
+        self._unsettled.append(self._ended.get(timeout=timeout_s))
+        while not self._ended.empty():
+            self._unsettled.append(self._ended.get())
+        for one in self._unsettled:
+            if one.error is not None:
+                raise one.error
+
+    def _settle(self) -> Turn:
         """Store what came of calls, together where they are of one oracle."""
         called, added, classes = 0, self._record_late(), set()
-        for lane in dict.fromkeys(one.lane for one in ended):
-            claims = [claim for one in ended if one.lane is lane for claim in one.claims]
-            outcomes = [outcome for one in ended if one.lane is lane for outcome in one.outcomes]
+        for lane in dict.fromkeys(one.lane for one in self._unsettled):
+            ended = [one for one in self._unsettled if one.lane is lane]
+            claims = [claim for one in ended for claim in one.claims]
+            outcomes = [outcome for one in ended for outcome in one.outcomes]
             self._held.let_go(claims)
             added += store(lane.bench, outcomes)
+            self._unsettled = [one for one in self._unsettled if one.lane is not lane]
             lane.settled(len(claims))
             called += len(outcomes)
             classes |= {outcome.failure for outcome in outcomes}
@@ -186,10 +211,10 @@ class Dispatcher:
         try:
             for lane in self._lanes.values():
                 lane.close()
-            rest = []
             while not self._ended.empty():
-                rest.append(self._ended.get())
-            self._settle([one for one in rest if one.error is None])
+                self._unsettled.append(self._ended.get())
+            self._unsettled = [one for one in self._unsettled if one.error is None]
+            self._settle()
         finally:
             self._held.__exit__(kind, error, trace)
 
@@ -291,16 +316,17 @@ def finish(bench: Workbench, record: RoundRecord) -> int:
     """Have everything of a round measured, beside any workers; return how many measurements came back.
 
     What workers have claimed is waited for, what a service has accepted is not. What the budget does not reach is
-    cancelled.
+    cancelled, once no answer can free any money for it.
     """
     added = 0
     with Dispatcher(bench, owner=bench.held.owner, lease_s=bench.attempt_lease_s) as dispatcher:
         dispatcher.recover()
         while waiting := _waiting(bench, record):
-            turn = dispatcher.turn(limit=_share(bench, waiting))
+            turn = dispatcher.turn(limit=_share(bench, sum(waiting.values())))
             added += turn.added
-            if turn.idle and waiting == bench.history.experiments.accepted(record.id):
-                break  # their answers may take days
+            under_way = waiting.get(EvaluationState.RUNNING, 0)
+            if turn.idle and under_way and under_way == bench.history.experiments.accepted(record.id):
+                break  # their answers may take days, and free what the budget does not reach until then
             if turn.idle and not _settle_rest(bench, record):
                 time.sleep(POLL_S)
             dispatcher.recover(ask=False)
@@ -308,9 +334,10 @@ def finish(bench: Workbench, record: RoundRecord) -> int:
     return added
 
 
-def _waiting(bench: Workbench, record: RoundRecord) -> int:
+def _waiting(bench: Workbench, record: RoundRecord) -> dict[EvaluationState, int]:
+    """Return how many evaluations of a round are queued and how many under way; nothing where none are."""
     counts = bench.history.experiments.counts(bench.campaign.id, round_id=record.id)
-    return counts.get(EvaluationState.QUEUED, 0) + counts.get(EvaluationState.RUNNING, 0)
+    return {state: counts[state] for state in (EvaluationState.QUEUED, EvaluationState.RUNNING) if state in counts}
 
 
 def _share(bench: Workbench, waiting: int) -> int | None:

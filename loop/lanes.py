@@ -3,19 +3,23 @@
 What is claimed and settled belongs in `loop.dispatching`, what one call is answered in `loop.measuring`.
 """
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from flowscout.db import Claim, Outcome
 from flowscout.loop.leases import HeldClaims
 from flowscout.loop.measuring import Late, measure
-from flowscout.loop.oracles import Calling, Closing
+from flowscout.loop.oracles import Calling, Closing, Hurrying
 from flowscout.loop.workbench import Workbench
+
+logger = logging.getLogger(__name__)
 
 AHEAD_S = 1.0
 """So much work is claimed ahead of an oracle that may be called again: a disk is synced once for all of it."""
@@ -152,6 +156,23 @@ class Lane:
         self._pace_s = pace_s if self._pace_s is None else 0.9 * self._pace_s + 0.1 * pace_s
         return Ended(self, claims, outcomes)
 
+    def drop(self) -> list[Claim]:
+        """Let go of what nobody has begun to call; nothing where that would leave its end unknown."""
+        if not self.bench.oracle.info.idempotent:
+            return []
+        dropped = [claim for claims in self._backlog for claim in claims]
+        self._backlog.clear()
+        with suppress(Empty):
+            while True:
+                dropped += self._tasks.get_nowait() or ()
+        self._in_hand -= len(dropped)
+        return dropped
+
+    def hurry(self) -> None:
+        """Let calls end that pause before they try again."""
+        if isinstance(self.bench.oracle, Hurrying):
+            self.bench.oracle.hurry()
+
     def settled(self, count: int) -> None:
         """Let go of so many evaluations."""
         self._in_hand -= count
@@ -163,4 +184,7 @@ class Lane:
         for _ in self._threads:
             self._tasks.put(None)
         if isinstance(self.bench.oracle, Closing):
-            self.bench.oracle.close()
+            try:
+                self.bench.oracle.close()
+            except Exception:  # what has ended is settled all the same
+                logger.warning("oracle %s could not be closed", self.bench.oracle.info.name, exc_info=True)

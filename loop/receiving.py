@@ -79,14 +79,19 @@ class Desk:
                     words[place] = word
         return [word or _nobodys(answer, key) for word, answer, key in zip(words, answers, keys, strict=True)]
 
-    def settle(self) -> None:
-        """Complete the rounds that wait for nothing any more, and tell the hooks; what goes wrong is logged."""
+    def settle(self) -> bool:
+        """Complete the rounds that wait for nothing any more, and tell the hooks; what goes wrong is logged.
+
+        Return whether all that may be complete was looked after: not while somebody else holds a campaign.
+        """
+        done = True
         for bench in self._benches:
             try:
-                complete_if_possible(bench)
+                done = complete_if_possible(bench) and done
             except Exception:
                 logger.warning("campaign %s could not be brought on", bench.campaign.name, exc_info=True)
             deliver_quietly(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
+        return done
 
     def _record(
         self,

@@ -51,12 +51,19 @@ def work(
     stop = Stop() if stop is None else stop
     owner, workers, queue = this_owner(), bench.history.workers, bench.campaign.uuid
     calls, added, since = 0, 0, time.monotonic()
+    dispatcher = Dispatcher(bench, owner=owner, lease_s=lease_s, shares=limit is None)
+
+    def hurry() -> None:
+        if stop.asked:
+            dispatcher.hurry()
+
     workers.beat(owner, queue=queue)
     try:
         with (
             repeating(lambda: workers.beat(owner, queue=queue), every_s=HEARTBEAT_S, name="flowscout-worker"),
             delivering(bench.history, bench.campaign, bench.config, folder=bench.tools.folder),
-            Dispatcher(bench, owner=owner, lease_s=lease_s, shares=limit is None) as dispatcher,
+            dispatcher,
+            repeating(hurry, every_s=POLL_S, name="flowscout-hurry"),
         ):
             dispatcher.recover()
             while not stop.asked:
@@ -80,21 +87,26 @@ def work(
     return Worked(calls, added)
 
 
-def complete_if_possible(bench: Workbench) -> None:
-    """Complete the round under way if nothing in it waits any more; a live runner does so itself."""
+def complete_if_possible(bench: Workbench) -> bool:
+    """Complete the round under way if nothing in it waits any more; return whether that could be seen to.
+
+    It cannot while a runner holds the campaign. Most complete it themselves, but one that is about to leave has
+    looked already.
+    """
     history = bench.history
     unfinished = history.rounds.unfinished(bench.campaign.id)
     if unfinished is None or unfinished.state is not RoundState.DISPATCHED:
-        return
+        return True
     counts = history.experiments.counts(bench.campaign.id, round_id=unfinished.id)
     if counts.get(EvaluationState.QUEUED, 0) or counts.get(EvaluationState.RUNNING, 0):
-        return
+        return True
     from flowscout.loop import stages  # loads torch
 
     try:
         with hold_campaign(bench) as held:
             stages.collect(held, unfinished.number)
     except CampaignBusyError:
-        return
+        return False
     except OracleError as error:  # every measurement failed: whoever runs the next round is told again
         logger.warning("%s", error)
+    return True

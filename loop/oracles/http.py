@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,9 @@ MAX_ASKED_S = 300.0
 MAX_EXCHANGE_S = 60.0
 """How long one exchange may take where the answer comes later anyway."""
 
+MIN_POLL_S = 0.1
+"""How soon is asked again at the soonest, whatever `Retry-After` says."""
+
 TRY_AGAIN = frozenset({408, 425, 429})
 """The service has refused the request and not acted."""
 
@@ -43,12 +47,35 @@ class _Failed(Exception):  # noqa: N818 - it ends a conversation and is turned i
         self.failure, self.pause_s = failure, pause_s
 
 
+Pause = Callable[[float], bool | None]
+"""Waits for so many seconds; returns whether it was cut short."""
+
+
+class Pauses:
+    """The pauses of the conversations under way, each cut short when nobody wants to wait for it any more."""
+
+    def __init__(self) -> None:
+        self._tries, self._polls = threading.Event(), threading.Event()
+
+    def begin(self) -> tuple[Pause, Pause]:
+        """Return what a conversation that begins now waits with: before another try, and before a poll."""
+        return self._tries.wait, self._polls.wait
+
+    def cut(self, *, polls: bool) -> None:
+        """Cut short those before another try, and the `polls`, of conversations that have begun."""
+        tries, self._tries = self._tries, threading.Event()
+        tries.set()
+        if polls:
+            before, self._polls = self._polls, threading.Event()
+            before.set()
+
+
 @dataclass(frozen=True)
 class HttpOracle:
     """A service that measures.
 
     `timeout_s` is how long an answer may take from the call on: the exchange itself where `answers` is `at_once`,
-    else until the poll has it or until it is called back. `sleep` waits between tries.
+    else until the poll has it or until it is called back.
     """
 
     info: OracleInfo
@@ -59,7 +86,7 @@ class HttpOracle:
     lookup_url: str | None = None
     timeout_s: float = 60.0
     tries: int = 5
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False, compare=False)
+    pauses: Pauses = field(default_factory=Pauses, repr=False, compare=False)
     line: Line = field(default=Line(keeps_connections=False), repr=False, compare=False)
 
     def __call__(self, requests: Sequence[Request]) -> list[Result]:
@@ -69,6 +96,14 @@ class HttpOracle:
         for first in range(0, len(requests), size):
             found += self._call(requests[first : first + size])
         return found
+
+    def hurry(self) -> None:
+        """Let calls end that pause before another try; what was accepted is polled on."""
+        self.pauses.cut(polls=False)
+
+    def close(self) -> None:
+        """Let all calls under way end at their next pause: nobody waits for them, and another may call."""
+        self.pauses.cut(polls=True)
 
     def lookup(self, keys: Sequence[str]) -> Mapping[str, Answer]:
         """Ask the service what came of calls: it answers those it has, and names those that `never` came.
@@ -131,7 +166,7 @@ class HttpOracle:
             secret = None if self.secret_env is None else read_token(self.secret_env)
         except ConfigError as error:
             raise _Failed("transient", f"oracle {self.info.name!r} was not called: {error}") from None
-        return _Talk(self, secret)
+        return _Talk(self, secret, *self.pauses.begin())
 
 
 @dataclass(frozen=True)
@@ -140,6 +175,8 @@ class _Talk:
 
     oracle: HttpOracle
     secret: str | None = field(repr=False)
+    before_try: Pause
+    before_poll: Pause
 
     def ask(self, method: str, url: str, content: Any, *, repeatable: bool, key: str | None = None) -> Answered:
         """Send a request until it is answered with 2xx.
@@ -159,7 +196,8 @@ class _Talk:
                 if not again or turn == self.oracle.tries or asked_s > MAX_ASKED_S:
                     raise
                 logger.info("oracle %s, try %d of %d: %s", self.oracle.info.name, turn, self.oracle.tries, error)
-                self.oracle.sleep(max(asked_s, pause_s(turn)))
+                if self.before_try(max(asked_s, pause_s(turn))):
+                    raise
         raise AssertionError("the last try returns or raises")
 
     def poll(self, url: str, *, end: float, first_s: float | None) -> Answered:
@@ -171,13 +209,14 @@ class _Talk:
         wait_s, turn = first_s, 0
         while True:
             turn += 1
-            wait_s = pause_s(min(turn, 4)) if wait_s is None else wait_s
+            wait_s = pause_s(min(turn, 4)) if wait_s is None else max(wait_s, MIN_POLL_S)
             left_s = end - time.monotonic()
             if wait_s >= left_s:
                 raise _Failed(
                     "unknown", f"{self._who} had no answer after {self.oracle.timeout_s:g} s, expected one by then"
                 )
-            self.oracle.sleep(wait_s)
+            if self.before_poll(wait_s):
+                raise _Failed("unknown", f"{self._who} was not asked again: whoever waited for it broke off")
             try:
                 answered = self._once(
                     "GET", url, None, repeatable=True, key=None, timeout_s=min(left_s, MAX_EXCHANGE_S)

@@ -206,6 +206,7 @@ class Programs:
         self._command, self._folder = command, folder
         self._lock = threading.Lock()
         self._running: set[Program] = set()
+        self._closed = 0  # how many times
         self._idle: list[Program] = []
 
     @contextmanager
@@ -218,11 +219,14 @@ class Programs:
             kept = next((p for p in self._idle if p.alive), None) if keep else None
             dead = [p for p in self._idle if not p.alive]
             self._idle = [p for p in self._idle if p is not kept and p not in dead]
+            closed = self._closed
         for program in dead:
             program.kill()
         found = kept or Program(self._command if command is None else command, folder=self._folder)
         with self._lock:
             self._running.add(found)
+            if self._closed > closed:  # while it was started
+                found.interrupt()
         whole = False
         try:
             yield found, kept is None
@@ -239,6 +243,7 @@ class Programs:
     def close(self) -> None:
         """End all of them; the calls under way learn that their program has ended."""
         with self._lock:
+            self._closed += 1
             idle, self._idle = self._idle, []
             for program in self._running:
                 program.interrupt()

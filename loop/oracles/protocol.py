@@ -127,6 +127,15 @@ class Closing(Protocol):
         ...
 
 
+@runtime_checkable
+class Hurrying(Protocol):
+    """An oracle that may pause for long in a call, as where a service asks to be left alone for a while."""
+
+    def hurry(self) -> None:
+        """Let calls end that pause before another try, as failures that are tried again later."""
+        ...
+
+
 @dataclass(frozen=True)
 class NotKnown:
     """What a look-up answers where it cannot say, or not yet, what came of a call."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flowscout import Campaign
-from flowscout.db import EvaluationState, FailureClass
+from flowscout.db import EvaluationState, FailureClass, Reply
 from flowscout.loop import dispatching
 from flowscout.loop.dispatching import Dispatcher
 from flowscout.loop.working import Stop, work
@@ -261,16 +261,28 @@ def test_versions_of_the_file_are_called_side_by_side_each_as_it_says(opened: Op
     assert set(second.history()["source"]) == {"oracle:first", "oracle:second"}
 
 
-def test_leases_of_all_claims_are_renewed_while_they_are_in_hand(opened: Open) -> None:
-    campaign = opened(SLOW.replace("0.05", "0.6"), size=4, batch=1, concurrency=2)
+def test_leases_of_all_claims_are_renewed_while_they_are_in_hand(opened: Open, monkeypatch) -> None:
+    campaign = opened(SLOW.replace("time.sleep(0.05)", "free.wait(60)"), size=2, batch=1, concurrency=2)
     campaign.ask()
-    bench = campaign.workbench
-    worker = threading.Thread(target=work, args=(bench,), kwargs={"once": True, "lease_s": 0.4})
+    experiments, renewed = campaign.workbench.history.experiments, []
+    renew = experiments.renew
+
+    def noted(claims, *, lease_s):
+        lost = renew(claims, lease_s=lease_s)
+        renewed.append((len(claims), lost))
+        return lost
+
+    monkeypatch.setattr(experiments, "renew", noted)
+    leases = "SELECT lease_until FROM attempt ORDER BY id"
+    worker = threading.Thread(target=work, args=(campaign.workbench,), kwargs={"once": True, "lease_s": 0.4})
     worker.start()
-    while worker.is_alive():
-        assert bench.history.experiments.recover(bench.campaign.id, actor="test") == {"queued": 0, "unknown": 0}
-        time.sleep(0.02)
-    assert campaign.status().evaluations == {"done": 4}
+    until(lambda: len(names(campaign)["calls"]) == 2)
+    before = campaign.sql(leases)["lease_until"]
+    until(lambda: renewed.count((2, [])) >= 3)
+    assert (campaign.sql(leases)["lease_until"] > before).all()
+    names(campaign)["free"].set()  # type: ignore[attr-defined]
+    worker.join()
+    assert campaign.status().evaluations == {"done": 2}
 
 
 def test_rate_limits_how_many_calls_are_begun(opened: Open) -> None:
@@ -328,3 +340,68 @@ def test_kill_leaves_no_more_unknown_than_the_calls_in_flight(opened: Open, tmp_
     assert found["unknown"] + found["done"] == begun
     assert found["done"] <= ended
     assert found["queued"] == 12 - begun
+
+
+def test_round_leaves_what_the_budget_does_not_reach_while_accepted_calls_may_free_it(opened: Open) -> None:
+    body = """
+    @oracle(cost_usd=2, batch=2)
+    def assay(requests):
+        return [Result(pending_s=3600.0) for _ in requests]
+    """
+    campaign = opened(body, size=4, cost=5)
+    progress = campaign.run_round()
+    assert progress is not None
+    assert not progress.complete
+    assert campaign.status().evaluations == {"running": 2, "queued": 2}
+    history = campaign.workbench.history
+    rows = history.answers.waiting(campaign.workbench.campaign.id, oracle="assay")
+    replies = [Reply(row.idempotency_key, failure=FailureClass.PERMANENT, cost_minor=0) for row in rows[:2]]
+    history.answers.receive(campaign.workbench.campaign.id, replies, oracle="assay", actor="test")
+    campaign.run_round()
+    assert campaign.status().evaluations == {"failed": 2, "running": 2}
+
+
+def test_stop_hands_back_what_was_claimed_ahead(opened: Open) -> None:
+    body = """
+    def assay(object: str) -> float:
+        calls.append(object)
+        time.sleep(0.2 if len(calls) > 5 else 0.0)
+        return 1.0
+    """
+    campaign = opened(body, size=60)
+    campaign.ask()
+    stop, found = Stop(), []
+    worker = threading.Thread(target=lambda: found.append(work(campaign.workbench, stop=stop)))
+    worker.start()
+    until(lambda: len(names(campaign)["calls"]) > 5)
+    stop.asked = True
+    worker.join()
+    called = len(names(campaign)["calls"])
+    assert called < 30
+    assert campaign.status().evaluations == {"done": called, "queued": 60 - called}
+
+
+def test_answers_are_stored_though_somebody_breaks_off_just_then(opened: Open, monkeypatch) -> None:
+    body = """
+    @oracle(cost_usd=1)
+    def assay(requests):
+        return [Result({"score": 1.0}) for _ in requests]
+    """
+    campaign = opened(body)
+    experiments = campaign.workbench.history.experiments
+    settle, broken = experiments.settle, []
+
+    def interrupted(outcomes, *, actor):
+        if not broken:
+            broken.append(True)
+            raise KeyboardInterrupt
+        return settle(outcomes, actor=actor)
+
+    def close() -> None:
+        raise RuntimeError("it is stuck")
+
+    monkeypatch.setattr(experiments, "settle", interrupted)
+    object.__setattr__(campaign.workbench.oracle, "close", close)
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run_round()
+    assert campaign.status().evaluations == {"done": 6}

@@ -1,6 +1,7 @@
 """The oracle that is a service: what it sends, and what it makes of whatever comes back."""
 
 import logging
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -15,7 +16,7 @@ from flowscout.loop.config import parse_campaign
 from flowscout.loop.oracles import Calling, Result, build_oracle
 from flowscout.loop.oracles import exchange as exchange_module
 from flowscout.loop.oracles.exchange import Answered, origin
-from flowscout.loop.oracles.http import HttpOracle, pause_s
+from flowscout.loop.oracles.http import MIN_POLL_S, HttpOracle, pause_s
 from flowscout.testing.oracles import requests_for
 
 SECRET = "s3cr3t-token-of-the-assay"
@@ -35,7 +36,7 @@ def build(service, tmp_path):
         whole = {"type": "http", "url": service.url, "name": "assay", "timeout_s": 5.0, "idempotent": idempotent}
         found = build_oracle({**whole, **section}, folder=tmp_path, property="y")
         assert isinstance(found, HttpOracle)
-        object.__setattr__(found, "sleep", slept.append)
+        object.__setattr__(found.pauses, "begin", lambda: (slept.append, slept.append))
         object.__setattr__(found, "slept", slept)
         return found
 
@@ -239,8 +240,8 @@ def test_accepted_call_is_polled_at_its_address_until_the_answer_is_there(servic
     monkeypatch.setenv("ASSAY_TOKEN", SECRET)
     [request] = requests_for(["AAAA"])
     service.plan = [
-        always(202, b"", Location="/jobs/7", Retry_After="0.01"),
-        always(202, b"", Retry_After="0.02"),
+        always(202, b"", Location="/jobs/7", Retry_After="0.3"),
+        always(202, b"", Retry_After="0.2"),
         always(503, b""),
         lambda handler, seen: None,
         always(200, {"answers": [{"key": request.key, "value": 4.0}]}),
@@ -249,7 +250,7 @@ def test_accepted_call_is_polled_at_its_address_until_the_answer_is_there(servic
     assert oracle([request]) == [Result(values={"y": 4.0})]
     assert [(one.method, one.path) for one in service.seen] == [("POST", "/measure")] + [("GET", "/jobs/7")] * 4
     assert {one.headers["authorization"] for one in service.seen} == {f"Bearer {SECRET}"}
-    assert oracle.slept[:2] == [0.01, 0.02]
+    assert oracle.slept[:2] == [0.3, 0.2]
 
 
 def test_address_to_poll_may_stand_in_the_answer(service, build):
@@ -420,3 +421,45 @@ def test_pauses_grow_to_a_limit_and_are_never_the_same_for_all():
         most = min(30.0, 0.5 * 2 ** (turn - 1))
         assert all(most / 2 <= pause_s(turn) <= most for _ in range(20))
     assert len({pause_s(3) for _ in range(20)}) > 1
+
+
+def called_until(oracle, end, service):
+    """Return the result of a call, during whose pauses somebody does `end` again and again."""
+    found = []
+    call = threading.Thread(target=lambda: found.extend(oracle(requests_for(["AAAA"]))))
+    call.start()
+    while not service.seen:
+        time.sleep(0.01)
+    while call.is_alive():  # the pause begins a little after the service has answered
+        end()
+        call.join(0.05)
+    return found[0]
+
+
+@pytest.mark.parametrize("end", ["hurry", "close"])
+def test_pause_before_another_try_ends_when_nobody_wants_to_wait(service, tmp_path, end):
+    service.plan = [always(429, {}, Retry_After="299")]
+    section = {"type": "http", "url": service.url, "idempotent": False}
+    oracle = build_oracle(section, folder=tmp_path, property="y")
+    assert called_until(oracle, getattr(oracle, end), service).failure == "transient"
+    assert len(service.seen) == 1
+    assert oracle(requests_for(["AAAA"]))[0].values == {"y": 1.5}
+
+
+@pytest.mark.parametrize(("end", "pause", "values"), [("hurry", "0.2", {"y": 7.0}), ("close", "50", {})])
+def test_poll_goes_on_for_who_hurries_and_ends_for_who_breaks_off(service, tmp_path, end, pause, values):
+    [request] = requests_for(["AAAA"])
+    service.plan = [always(202, {"poll": service.url + "/1"}, Retry_After=pause)]
+    service.plan.append(always(200, {"answers": [{"key": request.key, "value": 7.0}]}))
+    section = {"type": "http", "url": service.url, "idempotent": False, "answers": "poll", "timeout_s": 60}
+    oracle = build_oracle(section, folder=tmp_path, property="y")
+    result = called_until(oracle, getattr(oracle, end), service)
+    assert (result.values, len(service.seen)) == (values, 2 if values else 1)
+    assert values or (result.failure == "unknown" and "broke off" in result.message)
+
+
+def test_service_that_asks_to_be_polled_at_once_is_not_polled_without_end(service, build):
+    service.plan = [always(202, {"poll": service.url + "/1"}, Retry_After="0")] * 3
+    oracle = build(answers="poll")
+    oracle(requests_for(["AAAA"]))
+    assert oracle.slept[:3] == [MIN_POLL_S] * 3

@@ -148,7 +148,7 @@ def test_flood_is_bounded_in_memory_and_ended(process):
             sys.stdout.write("x" * 2**20)
             sys.stderr.write("y" * 2**20)
         """,
-        timeout_s=3.0,
+        timeout_s=1.0,
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     [result] = oracle(requests_for(["AC"]))
@@ -238,6 +238,20 @@ def test_program_does_not_outlive_a_killed_caller(tmp_path, script):
         os.kill(caller.pid, signal.SIGKILL)
         caller.wait()
     until(lambda: not any(lives(pid) for pid in members))
+
+
+def test_program_that_is_just_being_started_when_all_are_closed_is_ended_too(tmp_path, monkeypatch):
+    programs = programs_module.Programs(["sleep", "600"], folder=tmp_path)
+
+    class Started(programs_module.Program):
+        def __init__(self, *command, **more):
+            super().__init__(*command, **more)
+            programs.close()
+
+    monkeypatch.setattr(programs_module, "Program", Started)
+    with programs.one(keep=True) as (program, _):
+        assert program.exchange(b"", lambda line: True, timeout_s=5.0)
+        assert not program.alive
 
 
 def _group(pid: int) -> int | None:

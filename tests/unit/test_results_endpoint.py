@@ -3,22 +3,22 @@
 import asyncio
 import json
 import logging
-import socket
 import sqlite3
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial, partialmethod
 
 import httpx
 import pytest
-import uvicorn
+from anyio.from_thread import start_blocking_portal
 
 from flowscout.db import History
 from flowscout.errors import ConfigError, NoHistoryError, NotFoundError
 from flowscout.loop.campaign import Campaign
 from flowscout.loop.config import read_campaign_file
 from flowscout.loop.receiving import Desk
+from flowscout.loop.workbench import hold_campaign
 from flowscout.serving import app as app_module
 from flowscout.serving.app import make_app
 from flowscout.serving.doors import WINDOW_S, sign
@@ -38,36 +38,41 @@ seed: 1
 """
 
 
-@contextmanager
-def listening(app):
-    """Run an endpoint on this machine; yield a client of it."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, server_header=False))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
-                while not server.started:
-                    time.sleep(0.01)
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
+class Client:
+    """Asks an application on the loop of `portal`, as a server would: what it raises is a 500."""
+
+    def __init__(self, app, portal):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://endpoint")
+        self._portal = portal
+
+    def _ask(self, *request, **more):
+        return self._portal.call(partial(self._client.request, *request, **more))
+
+    get, post, put = partialmethod(_ask, "GET"), partialmethod(_ask, "POST"), partialmethod(_ask, "PUT")
+
+
+@pytest.fixture(scope="module")
+def portal():
+    with start_blocking_portal() as found:
+        yield found
 
 
 class Bench:
     """Two campaigns whose first batches were handed out, and an endpoint for their oracles."""
 
-    def __init__(self, folder, stack):
-        self.folder, self._stack = folder, stack
+    def __init__(self, folder, stack, portal):
+        self.folder, self._stack, self._portal = folder, stack, portal
         self.history = stack.enter_context(History(str(folder / "h.db"), create=False))
         self.files = [read_campaign_file(folder / f"{name}.yaml") for name in "cd"]
         self.restart()
 
     def restart(self):
         self.doors = open_doors([Served(f.config.campaign, self.history, f.config) for f in self.files])
-        self.client = self._stack.enter_context(listening(make_app(self.doors, max_body=20_000)))
+        app = make_app(self.doors, max_body=20_000)
+        lifespan = self._portal.wrap_async_context_manager(app.router.lifespan_context(app))
+        self._stack.enter_context(lifespan)
+        self.client = Client(app, self._portal)
 
     def post(self, content, *, token=TOKEN, **headers):
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -113,12 +118,12 @@ def ready(tmp_path_factory):
 def settled(monkeypatch):
     """Return which desks were settled; what that does is seen in a test of its own."""
     found = []
-    monkeypatch.setattr(Desk, "settle", lambda desk: found.append(desk.oracle))
+    monkeypatch.setattr(Desk, "settle", lambda desk: found.append(desk.oracle) is None)
     return found
 
 
 @pytest.fixture
-def bench(ready, tmp_path, monkeypatch, settled):
+def bench(ready, tmp_path, monkeypatch, settled, portal):
     monkeypatch.setenv("BENCH_TOKEN", TOKEN)
     monkeypatch.setenv("OTHER_TOKEN", OTHER)
     source, target = sqlite3.connect(ready / "h.db"), sqlite3.connect(tmp_path / "h.db")
@@ -128,7 +133,7 @@ def bench(ready, tmp_path, monkeypatch, settled):
     for name in "cd":
         (tmp_path / f"{name}.yaml").write_text((ready / f"{name}.yaml").read_text())
     with ExitStack() as stack:
-        yield Bench(tmp_path, stack)
+        yield Bench(tmp_path, stack, portal)
 
 
 @pytest.fixture
@@ -364,7 +369,7 @@ def test_body_over_the_limit_is_not_read(bench, keys, announced):
     body = json.dumps(answer(keys[0], message="x" * 30_000)).encode()
     sent = 0
 
-    def pieces():
+    async def pieces():
         nonlocal sent
         for place in range(0, len(body), 1000):
             sent += 1
@@ -439,10 +444,16 @@ def test_desks_are_settled_once_something_has_come(bench, keys, settled):
     assert settled[0] == "bench"
 
 
-def test_last_answer_completes_the_round(bench, keys, monkeypatch):
+def test_last_answer_completes_the_round_as_soon_as_its_runner_lets_go_of_it(bench, keys, monkeypatch):
     monkeypatch.undo()
-    bench.post({"answers": [answer(key) for key in keys]})
-    bench.doors.desks[0].settle()
+    monkeypatch.setattr(app_module, "SETTLE_AGAIN_S", 0.05)
+    [desk, _] = bench.doors.desks
+    with hold_campaign(desk._benches[0]):
+        bench.post({"answers": [answer(key) for key in keys]})
+        assert desk.settle() is False
+    end = time.monotonic() + 10
+    while bench.history.rounds.unfinished(bench.history.campaigns.get("c").id) and time.monotonic() < end:
+        time.sleep(0.01)
     assert bench.history.rounds.unfinished(bench.history.campaigns.get("c").id) is None
 
 

@@ -18,6 +18,7 @@ from flowscout.errors import ConfigError, LabelError, StateError
 from flowscout.loop import dispatching, stages
 from flowscout.loop.leases import HeldClaims
 from flowscout.loop.measuring import measure
+from flowscout.loop.oracles import Result
 from flowscout.loop.workbench import hold_campaign
 from flowscout.loop.working import Stop, work
 from flowscout.testing.histories import dead_owner
@@ -343,3 +344,29 @@ def test_a_worker_refuses_what_people_measure(opened: Open, tmp_path: Path, caps
     Campaign.from_yaml(tmp_path / "campaign.yaml").close()
     assert command(["worker", str(tmp_path / "campaign.yaml"), "--once"]) == 2
     assert "flowscout tell" in capsys.readouterr().err
+
+
+def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_service_that_asks_for_patience(opened: Open) -> None:
+    """Its oracle pauses for a minute, as one does whose service said `Retry-After: 60`."""
+    campaign = opened("def assay(objects):\n    return [1.0 for _ in objects]\n")
+    campaign.ask()
+    cut, begun = threading.Event(), threading.Event()
+
+    class Patient(type(campaign.workbench.oracle)):  # type: ignore[misc]
+        def __call__(self, requests):
+            begun.set()
+            assert cut.wait(60)
+            return [Result(failure="transient", message="it asked to be left alone")] * len(requests)
+
+        def hurry(self):
+            cut.set()
+
+    object.__setattr__(campaign.workbench.oracle, "__class__", Patient)
+    stop = Stop()
+    worker = threading.Thread(target=work, args=(campaign.workbench,), kwargs={"stop": stop, "limit": 4})
+    worker.start()
+    assert begun.wait(60)
+    stop.asked = True
+    worker.join()
+    assert cut.is_set()
+    assert campaign.status().evaluations == {"queued": 4}

@@ -28,6 +28,8 @@ BODY_S = 30.0
 THREADS = 8
 """Posts that are recorded at the same time; fewer than the connections that a history keeps."""
 RETRY_S = 5
+SETTLE_AGAIN_S = 5.0
+"""How soon is looked again whether a round is complete whose campaign somebody held."""
 
 T = TypeVar("T")
 
@@ -74,8 +76,10 @@ class Endpoint:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            for desk in self.doors.desks:
-                await self._threaded(desk.settle)
+            settled = [await self._threaded(desk.settle) for desk in self.doors.desks]
+            if not all(settled):
+                await asyncio.sleep(SETTLE_AGAIN_S)
+                self._arrived.set()
 
     async def _body(self, request: "Request") -> bytes:
         """Return the body; more than the limit is neither read nor kept.
