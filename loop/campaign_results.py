@@ -14,9 +14,8 @@ from flowscout.db import Imported, Keep, Told
 from flowscout.errors import CampaignBusyError, ConfigError
 from flowscout.loop.campaign_questions import CampaignQuestions
 from flowscout.loop.notices import deliver, deliver_quietly
-from flowscout.loop.outside import check_features
+from flowscout.loop.outside import check_features, known_key
 from flowscout.loop.reconciling import COLUMNS, rulings_of, unknown_rows
-from flowscout.loop.spaces.listing import Listing
 from flowscout.loop.telling import read_labels
 from flowscout.loop.workbench import Workbench, hold_campaign
 
@@ -115,7 +114,7 @@ class CampaignResults(CampaignQuestions):
                 "nothing was retracted. Give one of the two."
             )
         why = check_reason(reason, what="retraction")
-        key = None if obj is None else _key(bench, obj)
+        key = None if obj is None else known_key(bench, obj)
         return bench.history.measurements.retract(
             bench.campaign.id, key=key, row=row, reason=why, actor=actor or user_name()
         )
@@ -226,11 +225,3 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a process of a user that the system has no name for
         return "unknown"
-
-
-def _key(bench: Workbench, obj: str) -> str:
-    """Return the key of an object that may have been told: of the space, or outside it."""
-    rules = bench.tools.rules
-    if not isinstance(rules, Listing):
-        return rules.told(obj)[0]
-    return rules.key(obj) if obj in rules else obj.strip()

@@ -23,6 +23,18 @@ def inside(bench: Workbench, texts: Iterable[str]) -> list[str]:
     return [text for text in texts if not rules.ruled or rules.validate(text) is None]
 
 
+def known_key(bench: Workbench, text: str) -> str:
+    """Return the key of an object that is known: in the space, or outside it.
+
+    Raises:
+        ObjectError: it is a sequence of other letters or of another length than those of the space.
+    """
+    rules = bench.tools.rules
+    if not isinstance(rules, Listing):
+        return rules.told(text)[0]
+    return rules.key(text) if text in rules else text.strip()
+
+
 def codes_outside(bench: Workbench, texts: Iterable[str]) -> dict[str, Sequence[float]]:
     """Return the codes of the letters of those sequences that are not in the space, by their texts."""
     rules = bench.tools.rules

@@ -14,6 +14,7 @@ from flowscout.db import WaitingRow
 from flowscout.db.rowfiles import escape_cell, whole_file
 from flowscout.errors import ConfigError, StateError
 from flowscout.loop import plates
+from flowscout.loop.outside import known_key
 from flowscout.loop.workbench import Workbench
 from flowscout.loop.workbooks import column_name
 
@@ -176,8 +177,8 @@ def _held(controls: Sequence[Control]) -> dict[tuple[int, int], Control]:
 
 
 def _sample(bench: Workbench, row: WaitingRow) -> dict[str, Any]:
-    key = bench.tools.rules.key(row.object)
-    row_id = plates.row_id_of(bench.campaign.name, key, row.replicate)
+    # It may be outside the space by now: the rules were changed, or the catalogue has it no more.
+    row_id = plates.row_id_of(bench.campaign.name, known_key(bench, row.object), row.replicate)
     return {"object": row.object, "replicate": row.replicate, "row_id": row_id}
 
 
