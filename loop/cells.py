@@ -163,6 +163,11 @@ def texts(cells: Sequence[object]) -> list[str]:
     return ["" if is_empty(cell) else str(cell).strip() for cell in cells]
 
 
+def names(cells: Sequence[object]) -> list[str]:
+    """Return cells that name something as text: `1` for 1.0, which a column of numbers with a gap makes of it."""
+    return texts([int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells])
+
+
 def _cells(data: "pd.DataFrame", column: str) -> list[str]:
     return texts(data[column].tolist()) if column in data.columns else [""] * len(data)
 

@@ -96,6 +96,7 @@ def read_labels(
     levels: dict[str, plates.Level] = {}
     if plate:
         plates.check_wells(frame, mistakes)
+        plates.check_controls(frame, mistakes)
         levels = plates.read_levels(frame, controls, config.objective, columns.values, mistakes)
         frame, mistakes = _without(frame, controls, mistakes)
     counts = isinstance(config.space, CatalogueSection) and config.space.metric == "tanimoto"
@@ -104,9 +105,9 @@ def read_labels(
     conditions = read_conditions(frame, mistakes, also=columns.conditions)
     named = read_row_ids(frame, objects, config.campaign, mistakes)
     run = dict.fromkeys(values, conditions)
-    section = config.objective.normalize
-    if section is not None:
-        plates.normalise(frame, config.objective, values, run, levels, mistakes)
+    read, objective = {prop.name: found for prop, found in values.items()}, config.objective
+    if objective.normalize is not None:
+        read[objective.name] = plates.normalise(frame, objective, values, run, levels, mistakes)
     mistakes.refuse()
     if not piece and not any(value is not None for found in values.values() for value in found):
         raise LabelError(
@@ -119,8 +120,8 @@ def read_labels(
         )
     records = []
     for prop, found in values.items():
-        first = prop.name == config.objective.name
-        row_ids = [] if named is not None else content_ids(objects, found, run[prop], prop, first=first)
+        first = prop.name == objective.name and objective.normalize is None
+        row_ids = [] if named is not None else content_ids(objects, read[prop.name], conditions, prop, first=first)
         for row, value in enumerate(found):
             if value is None:
                 continue
