@@ -393,7 +393,8 @@ def _excel_lines(rows: Iterator[Any], names: dict[int, str], width: int, *, top:
         ][:1]
         last = row.number
         if wrong or any(cell.strip() for cell in row.cells.values()):
-            yield _Line(row.number, [row.cells.get(place, "") for place in range(width)], tuple(wrong))
+            cells = [unescape_cell(row.cells.get(place, "")) for place in range(width)]  # of an opened CSV
+            yield _Line(row.number, cells, tuple(wrong))
 
 
 def _nameless(place: int, number: int, cell: str) -> str:

@@ -132,20 +132,24 @@ class Workbook:
         Raises:
             LabelError: the sheet is damaged or unpacks to more than fits.
         """
-        reader = _SheetReader(self._where, self._strings, self._dates, since_1904=self._since_1904)
+        reader = _SheetReader(
+            self._where, self._strings, self._dates, since_1904=self._since_1904, uncomputed=self._uncomputed
+        )
         for _ in self._feed(reader.parser, self._sheets[sheet], limit=MAX_PART):
             yield from reader.take()
 
     def _lay_out(self) -> None:
         links = self._links("xl/_rels/workbook.xml.rels", "xl")
         names: dict[str, str] = {}
-        self._since_1904 = False
+        self._since_1904 = self._uncomputed = False
 
         def book(tag: str, attributes: dict[str, str]) -> None:
             if tag == "sheet" and "name" in attributes:
                 names[attributes["name"]] = attributes.get("id", "")
             elif tag == "workbookPr" and attributes.get("date1904") in ("1", "true"):
                 self._since_1904 = True
+            elif tag == "calcPr" and attributes.get("fullCalcOnLoad") in ("1", "true"):
+                self._uncomputed = True  # what stands beside a formula is a guess of the program that wrote it
 
         self._scan("xl/workbook.xml", book)
         parts = {one: path for one, (_, path) in links.items()}
@@ -316,9 +320,11 @@ class _Texts:
 class _SheetReader:
     """Turns the elements of a sheet into rows."""
 
-    def __init__(self, where: str, strings: list[str], dates: set[int], *, since_1904: bool) -> None:
+    def __init__(
+        self, where: str, strings: list[str], dates: set[int], *, since_1904: bool, uncomputed: bool
+    ) -> None:
         self._where, self._strings, self._dates = where, strings, dates
-        self._since_1904 = since_1904
+        self._since_1904, self._uncomputed = since_1904, uncomputed
         self._done: list[SheetRow | Merged] = []
         self._row, self._column = 0, -1
         self._cells: dict[int, str] = {}
@@ -383,7 +389,7 @@ class _SheetReader:
 
     def _end_cell(self) -> None:
         said, name = self._texts.take(), _name(self._column, self._row)
-        if self._formula and not said and self._kind != "str":
+        if self._formula and (self._uncomputed or (not said and self._kind != "str")):
             self._wrong[self._column] = (
                 f"cell {name} is a formula without a stored value; open the file in Excel and save it, or paste "
                 "the values"
