@@ -152,6 +152,19 @@ def test_plateau_is_left_within_the_rules(campaign):
     assert [bench.space.validate(text) for text in texts] == [None] * 6
 
 
+def test_nothing_drifts_where_all_that_is_known_breaks_the_rules_of_today(campaign):
+    plain = said("alphabet: dna, length: 8", CAMPAIGN.replace("{steps: 3, evaluations: 200}", "{type: random}"))
+    found = campaign(plain.replace("rounds: 2", "rounds: 4"))
+    found.tell(found.ask()[["object"]].assign(y=5.0))
+    found.tell(found.ask()[["object"]].assign(y=5.0))
+    known = set(found.history()["object"])
+    last = sorted("ACGT", key=lambda letter: sum(text[-1] == letter for text in known))
+    free = next(a + b for a in last for b in last if not any(text.endswith(a + b) for text in known))
+    text = plain.replace("length: 8", f"length: 8, letters: {{7: {free[0]}, 8: {free[1]}}}")
+    found = campaign(text.replace("rounds: 2", "rounds: 4"))
+    assert found.ask()["object"].str.endswith(free).all()
+
+
 def test_outside_sequences_that_cannot_be_measured_are_learned_from(campaign):
     found = campaign(said("alphabet: protein, length: 6, wild_type: MKTWYA, max_mutations: 2"))
     objects = ["MKTWYA", "AKTWYA", "CCCCCC", "DDDDDD", "EEEEEE"]
