@@ -17,6 +17,7 @@ seed: 3
 space: {type: sequence, alphabet: dna, length: 8, strand: double, forbid: ["GGN[^A]"], gc: [0.4, 0.6]}
 objectives: [{name: y, direction: maximize}]
 oracle: assay:score
+surrogate: {type: gp}
 proposer: {steps: 3, evaluations: 200}
 batch: {size: 8}
 budget: {rounds: 2}
@@ -26,7 +27,7 @@ ASSAY = "def score(objects): return [float(o.count('A') + o.count('T') + (o[2] =
 
 SPACES = {
     "motifs and GC of both strands": "",
-    "mutants": 'alphabet: protein, length: 12, wild_type: MKTWYACDEFGH, max_mutations: 3, forbid: ["N[^P][ST]"]',
+    "mutants": 'alphabet: protein, length: 8, wild_type: MKTWYACD, max_mutations: 3, forbid: ["N[^P][ST]"]',
     "letters": "alphabet: protein, length: 6, letters: {1: M, 3: [A, G], 6: DE}, homopolymer: 1",
 }
 
