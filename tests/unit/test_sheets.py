@@ -119,6 +119,19 @@ def test_a_workbook_shows_its_stored_values(tmp_path):
     assert found == [(3, ["AC", "0.25"]), (4, ["G", "2023-03-15 12:00:00"]), (6, ["", "25"]), (7, ["TRUE", ""])]
 
 
+def test_a_number_shown_in_percent_is_what_it_shows(tmp_path):
+    styles = (
+        '<styleSheet><numFmts><numFmt numFmtId="170" formatCode="0.0%"/><numFmt numFmtId="171" formatCode="0\\%"/>'
+        '</numFmts><cellXfs><xf numFmtId="0"/><xf numFmtId="9"/><xf numFmtId="170"/><xf numFmtId="171"/></cellXfs>'
+        "</styleSheet>"
+    )
+    rows = "".join(
+        f'<row r="{style + 2}"><c r="B{style + 2}" s="{style}"><v>0.07</v></c></row>' for style in range(4)
+    )
+    found = read(book(tmp_path, rows, **{"xl/styles.xml": styles}))
+    assert [cells[1] for _, cells in found] == ["0.07", "7%", "7%", "0.07"]
+
+
 def test_a_text_that_was_escaped_is_what_it_was_before(tmp_path):
     rows = '<row r="2"><c r="A2" t="inlineStr"><is><t>\'-AC</t></is></c></row>'
     assert read(book(tmp_path, rows)) == [(2, ["-AC", ""])]
