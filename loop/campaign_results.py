@@ -1,6 +1,6 @@
 """What a person tells a campaign: results, what is wrong about them, what became of calls, how much may be spent.
 
-How a table is read belongs in `loop.telling`; how facts are stored, in `db`.
+How a table is read belongs in `loop.tables.telling`; how facts are stored, in `db`.
 """
 
 import getpass
@@ -16,7 +16,7 @@ from flowscout.loop.campaign_questions import CampaignQuestions
 from flowscout.loop.notices import deliver, deliver_quietly
 from flowscout.loop.outside import check_features, known_key
 from flowscout.loop.reconciling import COLUMNS, rulings_of, unknown_rows
-from flowscout.loop.telling import read_labels
+from flowscout.loop.tables.telling import read_labels
 from flowscout.loop.workbench import Workbench, hold_campaign
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class CampaignResults(CampaignQuestions):
             LabelError: the table cannot be read, or a row contradicts what is stored.
             ObjectError: an object is not in the space.
         """
-        from flowscout.loop.importing import import_table
+        from flowscout.loop.tables.importing import import_table
 
         done = import_table(self._bench, Path(table), source=source, actor=actor or user_name())
         self._complete_if_possible()

@@ -1,7 +1,7 @@
 """Objects that were told and are not in the space: they train the surrogate and are never proposed.
 
 Those of no catalogue have features, kept with their measurements; sequences that break a rule have their letters.
-How either is read from a table belongs in `loop.telling`.
+How either is read from a table belongs in `loop.tables.telling`.
 """
 
 from collections.abc import Iterable, Sequence

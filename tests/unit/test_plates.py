@@ -8,8 +8,8 @@ import pytest
 from flowscout import Campaign
 from flowscout.cli import run
 from flowscout.errors import ConfigError, LabelError, StateError, TableError
-from flowscout.loop.plate_maps import read_control
-from flowscout.loop.plates import parse_well
+from flowscout.loop.tables.plate_maps import read_control
+from flowscout.loop.tables.plates import parse_well
 
 PLAIN = """\
 campaign: binders

@@ -6,9 +6,9 @@ import zipfile
 import pytest
 
 from flowscout.errors import LabelError, TableError
-from flowscout.loop import sheets
-from flowscout.loop.mistakes import Mistakes
-from flowscout.loop.sheets import read_pieces, read_sheet
+from flowscout.loop.tables import sheets
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.sheets import read_pieces, read_sheet
 
 PARTS = {
     "[Content_Types].xml": "<Types/>",

@@ -1,6 +1,6 @@
 """From a table that a person tells to measurements: every cell is checked before anything is written.
 
-How a file is read belongs in `loop.sheets`, what its cells say in `loop.cells`, recording in `db`.
+How a file is read belongs in `loop.tables.sheets`, what its cells say in `loop.tables.cells`, recording in `db`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import MeasurementRecord
 from flowscout.errors import LabelError
-from flowscout.loop import plates
-from flowscout.loop.cells import (
+from flowscout.loop.config import CampaignConfig
+from flowscout.loop.outside import FEATURES
+from flowscout.loop.space_sections import CatalogueSection
+from flowscout.loop.spaces.alphabets import SequenceRules
+from flowscout.loop.spaces.listing import Listing
+from flowscout.loop.tables import plates
+from flowscout.loop.tables.cells import (
     AS_RUN,
     BESIDE,
     Property,
@@ -21,15 +26,10 @@ from flowscout.loop.cells import (
     read_values,
     refuse_what_no_database_holds,
 )
-from flowscout.loop.config import CampaignConfig
-from flowscout.loop.mistakes import Mistakes
-from flowscout.loop.outside import FEATURES
-from flowscout.loop.row_ids import RowId, content_ids, read_row_ids
-from flowscout.loop.sheets import read_sheet
-from flowscout.loop.space_sections import CatalogueSection
-from flowscout.loop.spaces.alphabets import SequenceRules
-from flowscout.loop.spaces.listing import Listing
-from flowscout.loop.told_objects import OBJECT_COLUMNS, ToldObject, read_objects
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.row_ids import RowId, content_ids, read_row_ids
+from flowscout.loop.tables.sheets import read_sheet
+from flowscout.loop.tables.told_objects import OBJECT_COLUMNS, ToldObject, read_objects
 from flowscout.loop.workbench import rules_of
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What the cells of a told table say: values with their errors, bounds and units, and conditions as run.
 
-Which object they are of, and how a row is known again, belongs in `loop.telling`.
+Which object they are of, and how a row is known again, belongs in `loop.tables.telling`.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import Qualifier
 from flowscout.errors import LabelError
-from flowscout.loop.mistakes import Mistakes
+from flowscout.loop.tables.mistakes import Mistakes
 
 if TYPE_CHECKING:
     import pandas as pd

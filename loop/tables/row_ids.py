@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowscout.loop import plates
-from flowscout.loop.cells import Property, Value, names, texts
-from flowscout.loop.mistakes import Mistakes
-from flowscout.loop.told_objects import ToldObject
+from flowscout.loop.tables import plates
+from flowscout.loop.tables.cells import Property, Value, names, texts
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.told_objects import ToldObject
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,6 +1,6 @@
 """Tables that people send: CSV, Excel or JSON lines, read as texts with the row numbers that a person sees.
 
-What the columns mean belongs in `loop.telling`.
+What the columns mean belongs in `loop.tables.telling`.
 """
 
 import csv
@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from flowscout.db.rowfiles import BATCH, unescape_cell
 from flowscout.errors import LabelError
-from flowscout.loop.mistakes import Mistakes
-from flowscout.loop.workbooks import Merged, Workbook, column_name
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.workbooks import Merged, Workbook, column_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,8 @@
 """Excel workbooks (.xlsx, .xlsm), read row by row in bounded memory: the values that were stored, and no macros.
 
-What the rows mean belongs in `loop.telling`. The reader is our own because none of those that were tried says
-which formula has no stored value, names merged cells while it streams, and refuses bombs before it unpacks them.
+What the rows mean belongs in `loop.tables.telling`. The reader is our own because none of those that were tried
+says which formula has no stored value, names merged cells while it streams, and refuses bombs before it unpacks
+them.
 """
 
 import math

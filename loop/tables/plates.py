@@ -1,6 +1,6 @@
 """Sheets of plates that come back filled: wells, controls, what a value is in percent of its plate's controls.
 
-How a plate is laid out before belongs in `loop.plate_maps`.
+How a plate is laid out before belongs in `loop.tables.plate_maps`.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import Qualifier
 from flowscout.errors import LabelError
-from flowscout.loop.cells import WITH_NUMBER, Property, Value, names, read_values
 from flowscout.loop.config import ObjectiveSection
-from flowscout.loop.mistakes import Mistakes
+from flowscout.loop.tables.cells import WITH_NUMBER, Property, Value, names, read_values
+from flowscout.loop.tables.mistakes import Mistakes
 
 if TYPE_CHECKING:
     import pandas as pd

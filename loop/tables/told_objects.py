@@ -1,6 +1,6 @@
 """The objects that a table names: in the space, or outside it and learned from all the same.
 
-Which values they have belongs in `loop.telling`.
+Which values they have belongs in `loop.tables.telling`.
 """
 
 import math
@@ -11,10 +11,10 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from flowscout.errors import LabelError, ObjectError
-from flowscout.loop.cells import is_empty
-from flowscout.loop.mistakes import Mistakes
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.listing import Listing
+from flowscout.loop.tables.cells import is_empty
+from flowscout.loop.tables.mistakes import Mistakes
 
 if TYPE_CHECKING:
     import pandas as pd
