@@ -27,7 +27,7 @@ from typing import Any
 
 from flowscout import Campaign
 from flowscout.errors import InputError
-from flowscout.loop.plates import row_id_of
+from flowscout.loop.tables.plates import row_id_of
 
 CAMPAIGN = """\
 campaign: fuzz

@@ -55,7 +55,7 @@ def make_problem(
     space: EditableSpace[Any] = bench.space
     device = bench.device
     data = training_set(bench, upto_seq=fitted.data_upto_seq)
-    ranked = sorted(data.rows, key=lambda row: (-bench.sign * row.value, row.key))
+    ranked = sorted(bench.scale.learned(data).rows, key=lambda row: (-bench.scale.sign * row.value, row.key))
     labelled = space.parse(inside(bench, [row.object for row in ranked]), device)
     conditions = _conditions(bench) if stored is None else stored.reward
     pending, infeasible = (conditions.get(name, []) for name in ("pending", "infeasible"))

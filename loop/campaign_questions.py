@@ -182,7 +182,7 @@ class CampaignQuestions:
             ConfigError: there is no plate of this size, a control does not fit, or the file cannot be written.
             StateError: nothing waits.
         """
-        from flowscout.loop.plate_maps import plate_rows, write_plate
+        from flowscout.loop.tables.plate_maps import plate_rows, write_plate
 
         columns, rows = plate_rows(self._bench, size=size, controls=controls)
         write_plate(Path(to), columns, rows)

@@ -1,6 +1,6 @@
 """What a person tells a campaign: results, what is wrong about them, what became of calls, how much may be spent.
 
-How a table is read belongs in `loop.telling`; how facts are stored, in `db`.
+How a table is read belongs in `loop.tables.telling`; how facts are stored, in `db`.
 """
 
 import getpass
@@ -14,10 +14,9 @@ from flowscout.db import Imported, Keep, Told
 from flowscout.errors import CampaignBusyError, ConfigError
 from flowscout.loop.campaign_questions import CampaignQuestions
 from flowscout.loop.notices import deliver, deliver_quietly
-from flowscout.loop.outside import check_features
+from flowscout.loop.outside import check_features, known_key
 from flowscout.loop.reconciling import COLUMNS, rulings_of, unknown_rows
-from flowscout.loop.spaces.listing import Listing
-from flowscout.loop.telling import read_labels
+from flowscout.loop.tables.telling import read_labels
 from flowscout.loop.workbench import Workbench, hold_campaign
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class CampaignResults(CampaignQuestions):
             LabelError: the table cannot be read, or a row contradicts what is stored.
             ObjectError: an object is not in the space.
         """
-        from flowscout.loop.importing import import_table
+        from flowscout.loop.tables.importing import import_table
 
         done = import_table(self._bench, Path(table), source=source, actor=actor or user_name())
         self._complete_if_possible()
@@ -115,7 +114,7 @@ class CampaignResults(CampaignQuestions):
                 "nothing was retracted. Give one of the two."
             )
         why = check_reason(reason, what="retraction")
-        key = None if obj is None else _key(bench, obj)
+        key = None if obj is None else known_key(bench, obj)
         return bench.history.measurements.retract(
             bench.campaign.id, key=key, row=row, reason=why, actor=actor or user_name()
         )
@@ -226,11 +225,3 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a process of a user that the system has no name for
         return "unknown"
-
-
-def _key(bench: Workbench, obj: str) -> str:
-    """Return the key of an object that may have been told: of the space, or outside it."""
-    rules = bench.tools.rules
-    if not isinstance(rules, Listing):
-        return rules.told(obj)[0]
-    return rules.key(obj) if obj in rules else obj.strip()

@@ -63,6 +63,8 @@ def drift(
         return None
     known_values = {row.object: bench.scale.sign * row.value for row in data.rows}
     values = {text: known_values[text] for text in inside(bench, known_values)}
+    if not values:  # the rules were changed, and nothing that is known obeys them
+        return None
     seed = derive_seed(record.seed, "drift")
     return drifted(space, surrogate, list(values), list(values.values()), n, known=known, seed=seed)
 

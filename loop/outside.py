@@ -1,7 +1,7 @@
 """Objects that were told and are not in the space: they train the surrogate and are never proposed.
 
 Those of no catalogue have features, kept with their measurements; sequences that break a rule have their letters.
-How either is read from a table belongs in `loop.telling`.
+How either is read from a table belongs in `loop.tables.telling`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,18 @@ def inside(bench: Workbench, texts: Iterable[str]) -> list[str]:
     if isinstance(rules, Listing):
         return [text for text in texts if text in rules]
     return [text for text in texts if not rules.ruled or rules.validate(text) is None]
+
+
+def known_key(bench: Workbench, text: str) -> str:
+    """Return the key of an object that is known: in the space, or outside it.
+
+    Raises:
+        ObjectError: it is a sequence of other letters or of another length than those of the space.
+    """
+    rules = bench.tools.rules
+    if not isinstance(rules, Listing):
+        return rules.told(text)[0]
+    return rules.key(text) if text in rules else text.strip()
 
 
 def codes_outside(bench: Workbench, texts: Iterable[str]) -> dict[str, Sequence[float]]:

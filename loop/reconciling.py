@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import MeasurementRecord, Ruling, UnknownRecord, Verdict
 from flowscout.errors import ConfigError, LabelError, StateError
 from flowscout.loop.measuring import source_of
-from flowscout.loop.telling import read_labels
+from flowscout.loop.tables.telling import read_labels
 from flowscout.loop.workbench import Workbench
 
 if TYPE_CHECKING:

@@ -172,13 +172,8 @@ class Workbench:
         return self.tools.device
 
     @property
-    def sign(self) -> float:
-        """1 where the objective as it is measured is to be large, -1 where small: the loop always maximises."""
-        return 1.0 if self.config.objective.direction == "maximize" else -1.0
-
-    @property
     def scale(self) -> Scale:
-        """The scale on which the objective is learned and predicted."""
+        """The scale on which the objective is learned and predicted; the loop always maximises."""
         return Scale.of(self.config.objective.transform, self.config.objective.direction)
 
     @property

@@ -15,7 +15,7 @@ SPACES = {
 @pytest.mark.parametrize("name", SPACES)
 def test_ruled_space_reaches_the_exact_law(monkeypatch, name):
     monkeypatch.setitem(exactness.SPACES, name, SPACES[name])
-    row = run(Cell(name, "trajectory_balance", "uniform", "epsilon"), 500, seed=0, wrong_sign=False)
+    row = run(Cell(name, "trajectory_balance", "uniform", "epsilon"), 250, seed=0, wrong_sign=False)
     assert row.tv_untrained >= exactness.UNTRAINED
     assert row.tv < LIMIT
     assert row.log_z_error < LIMIT

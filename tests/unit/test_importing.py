@@ -13,7 +13,7 @@ from flowscout.db import History
 from flowscout.db.export import kind_of
 from flowscout.db.rowfiles import escape_cell, unescape_cell
 from flowscout.errors import ConfigError, LabelError, ObjectError
-from flowscout.loop import importing
+from flowscout.loop.tables import importing
 
 CAMPAIGN = """\
 campaign: {name}

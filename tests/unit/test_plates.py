@@ -8,8 +8,8 @@ import pytest
 from flowscout import Campaign
 from flowscout.cli import run
 from flowscout.errors import ConfigError, LabelError, StateError, TableError
-from flowscout.loop.plate_maps import read_control
-from flowscout.loop.plates import parse_well
+from flowscout.loop.tables.plate_maps import read_control
+from flowscout.loop.tables.plates import parse_well
 
 PLAIN = """\
 campaign: binders
@@ -317,3 +317,41 @@ def test_384_wells_are_told_twice_and_the_history_is_exact(campaign, tmp_path):
         wanted = 100 * (signal - means["negative"]) / (means["positive"] - means["negative"])
         assert made[row_id] == pytest.approx(wanted, rel=1e-12)  # pandas sums in another order
     assert len(found.pending()) == 352 - len(samples)
+
+
+def test_rows_without_wells_are_the_same_rows_whatever_their_controls_read(campaign):
+    found = campaign(NORMAL)
+    rows = [("ACGTA", "", 60), ("x", "positive", 100), ("x", "negative", 0), ("x", "positive", 200)]
+    sheet = pd.DataFrame(rows, columns=["object", "control", "signal"])
+    assert found.tell(sheet.iloc[:3]).added == 2
+    with pytest.raises(LabelError, match="40"):
+        found.tell(sheet)
+    assert found.history()["value"].tolist() == [60.0, 60.0]
+
+
+@pytest.mark.parametrize("word", ["no", "FALSE", 0, True])
+def test_a_control_is_a_name_and_no_yes_or_no(campaign, word):
+    sheet = pd.DataFrame({"object": ["ACGTA", "CCGTA"], "y": [1.0, 2.0], "control": ["", word]}, dtype=object)
+    with pytest.raises(TableError, match=r"row 2: control is .*expected the name of a control"):
+        campaign().tell(sheet)
+
+
+def test_plates_and_rows_that_numbers_name_are_the_same_in_every_table(campaign, tmp_path):
+    found = campaign()
+    (tmp_path / "t.csv").write_text("plate,well,object,y\n1,A1,ACGTA,5\n,A1,CCGTA,6\n")
+    assert found.tell(tmp_path / "t.csv", source="reader").added == 2
+    again = found.tell(pd.read_csv(tmp_path / "t.csv"), source="reader")  # a gap makes plate 1 plate 1.0
+    assert (again.added, again.unchanged) == (0, 2)
+
+
+def test_what_waits_outside_the_rules_of_today_has_its_place_on_the_plate(campaign, tmp_path):
+    found = campaign()
+    waiting = found.ask()["object"].tolist()
+    first = waiting[0]
+    rules = f"length: 5, letters: {{1: {'ACGT'.replace(first[0], '')}}}"
+    narrow = campaign(PLAIN.replace("length: 5", rules))
+    assert first in narrow.pending()["object"].tolist()
+    narrow.export_plate(tmp_path / "plate.csv")
+    sheet = read(tmp_path / "plate.csv")
+    assert set(sheet["object"]) == set(waiting)
+    assert narrow.tell(sheet.assign(**{"y [nM]": "1"})).added == 18

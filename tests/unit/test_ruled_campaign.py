@@ -17,6 +17,7 @@ seed: 3
 space: {type: sequence, alphabet: dna, length: 8, strand: double, forbid: ["GGN[^A]"], gc: [0.4, 0.6]}
 objectives: [{name: y, direction: maximize}]
 oracle: assay:score
+surrogate: {type: gp}
 proposer: {steps: 3, evaluations: 200}
 batch: {size: 8}
 budget: {rounds: 2}
@@ -26,7 +27,7 @@ ASSAY = "def score(objects): return [float(o.count('A') + o.count('T') + (o[2] =
 
 SPACES = {
     "motifs and GC of both strands": "",
-    "mutants": 'alphabet: protein, length: 12, wild_type: MKTWYACDEFGH, max_mutations: 3, forbid: ["N[^P][ST]"]',
+    "mutants": 'alphabet: protein, length: 8, wild_type: MKTWYACD, max_mutations: 3, forbid: ["N[^P][ST]"]',
     "letters": "alphabet: protein, length: 6, letters: {1: M, 3: [A, G], 6: DE}, homopolymer: 1",
 }
 
@@ -150,6 +151,19 @@ def test_plateau_is_left_within_the_rules(campaign):
     texts = bench.space.decode(states)
     assert len(texts) == 6
     assert [bench.space.validate(text) for text in texts] == [None] * 6
+
+
+def test_nothing_drifts_where_all_that_is_known_breaks_the_rules_of_today(campaign):
+    plain = said("alphabet: dna, length: 8", CAMPAIGN.replace("{steps: 3, evaluations: 200}", "{type: random}"))
+    found = campaign(plain.replace("rounds: 2", "rounds: 4"))
+    found.tell(found.ask()[["object"]].assign(y=5.0))
+    found.tell(found.ask()[["object"]].assign(y=5.0))
+    known = set(found.history()["object"])
+    last = sorted("ACGT", key=lambda letter: sum(text[-1] == letter for text in known))
+    free = next(a + b for a in last for b in last if not any(text.endswith(a + b) for text in known))
+    text = plain.replace("length: 8", f"length: 8, letters: {{7: {free[0]}, 8: {free[1]}}}")
+    found = campaign(text.replace("rounds: 2", "rounds: 4"))
+    assert found.ask()["object"].str.endswith(free).all()
 
 
 def test_outside_sequences_that_cannot_be_measured_are_learned_from(campaign):

@@ -9,6 +9,7 @@ from flowscout import Campaign
 from flowscout.cli import run
 from flowscout.db import BoundedRow, Reading, TrainingRow, TrainingSet
 from flowscout.errors import ConfigError, LabelError, TableError
+from flowscout.loop.beliefs import make_problem
 from flowscout.loop.fitting import labels_of, training_set
 from flowscout.loop.prequential import foretold
 from flowscout.loop.scales import Scale
@@ -99,6 +100,19 @@ def test_predictions_are_on_the_scale_and_compared_there(campaign, tmp_path):
     values = foretold(rows, found.status().rounds, property="ic50", scale=found.workbench.scale)
     assert [one.value for one in values] == pytest.approx([-math.log10(50.0)] * 4)
     assert [one.mean for one in values] == pytest.approx(batch["mean"].tolist())
+
+
+@pytest.mark.parametrize(("transform", "best"), [("-log10", "AAAA"), ("log10", "AAAA"), ("none", "CCCC")])
+def test_the_best_that_a_sampler_starts_from_are_those_that_are_learned(campaign, transform, best):
+    found = campaign(CAMPAIGN.replace("-log10", transform))
+    # Of AAAA the arithmetic mean is 500 and the geometric one 32, of CCCC both are 100.
+    objects = ["CCCC", "AAAA", "CCCC", "AAAA", "GGGG", "TTTT"]
+    found.tell(pd.DataFrame({"object": objects, "ic50": [100.0, 1.0, 100.0, 999.0, 2000.0, 3000.0]}))
+    found.ask()
+    bench = found.workbench
+    [record] = bench.history.rounds.all(bench.campaign.id)
+    problem = make_problem(bench, record, bench.history.rounds.fit(record.id))
+    assert bench.space.decode(problem.labelled)[0] == best
 
 
 @pytest.mark.parametrize("transform", ["log10", "ln", "none"])

@@ -6,9 +6,9 @@ import zipfile
 import pytest
 
 from flowscout.errors import LabelError, TableError
-from flowscout.loop import sheets
-from flowscout.loop.mistakes import Mistakes
-from flowscout.loop.sheets import read_pieces, read_sheet
+from flowscout.loop.tables import sheets
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.sheets import read_pieces, read_sheet
 
 PARTS = {
     "[Content_Types].xml": "<Types/>",
@@ -117,6 +117,36 @@ def test_a_workbook_shows_its_stored_values(tmp_path):
     )
     found = read(book(tmp_path, rows))
     assert found == [(3, ["AC", "0.25"]), (4, ["G", "2023-03-15 12:00:00"]), (6, ["", "25"]), (7, ["TRUE", ""])]
+
+
+def test_a_number_shown_in_percent_is_what_it_shows(tmp_path):
+    styles = (
+        '<styleSheet><numFmts><numFmt numFmtId="170" formatCode="0.0%"/><numFmt numFmtId="171" formatCode="0\\%"/>'
+        '</numFmts><cellXfs><xf numFmtId="0"/><xf numFmtId="9"/><xf numFmtId="170"/><xf numFmtId="171"/></cellXfs>'
+        "</styleSheet>"
+    )
+    rows = "".join(
+        f'<row r="{style + 2}"><c r="B{style + 2}" s="{style}"><v>0.07</v></c></row>' for style in range(4)
+    )
+    found = read(book(tmp_path, rows, **{"xl/styles.xml": styles}))
+    assert [cells[1] for _, cells in found] == ["0.07", "7%", "7%", "0.07"]
+
+
+def test_a_text_that_was_escaped_is_what_it_was_before(tmp_path):
+    rows = '<row r="2"><c r="A2" t="inlineStr"><is><t>\'-AC</t></is></c></row>'
+    assert read(book(tmp_path, rows)) == [(2, ["-AC", ""])]
+    assert read(text(tmp_path, "object,y\n'-AC,\n")) == [(2, ["-AC", ""])]
+
+
+@pytest.mark.parametrize("word", ["1", "true"])
+def test_formulas_that_nobody_computed_have_no_value(tmp_path, word):
+    rows = '<row r="2"><c r="A2"><v>5</v></c><c r="B2"><f>1/3</f><v>0</v></c></row>'
+    changed = PARTS["xl/workbook.xml"].replace("</workbook>", f'<calcPr fullCalcOnLoad="{word}"/></workbook>')
+    with pytest.raises(TableError, match="row 2: cell B2 is a formula without a stored value"):
+        read(book(tmp_path, rows, **{"xl/workbook.xml": changed}))
+    assert read(book(tmp_path, rows)) == [(2, ["5", "0"])]
+    plain = rows.replace("<f>1/3</f>", "")
+    assert read(book(tmp_path, plain, **{"xl/workbook.xml": changed})) == [(2, ["5", "0"])]
 
 
 @pytest.mark.parametrize(

@@ -133,3 +133,14 @@ def test_what_is_no_table_is_refused(campaign, data, came):
     with pytest.raises(LabelError, match=rf"^{came} was told, expected a pandas DataFrame.*Turn it into"):
         campaign.tell(data)
     assert campaign.history().empty
+
+
+@pytest.mark.parametrize("name", ["2-Sep", "01-Mar-26", "Dec-20", "2026-09-02", "1.00E+05"])
+def test_a_name_that_a_spreadsheet_made_of_another_is_no_new_object(tmp_path, name):
+    (tmp_path / "list.csv").write_text("object,a\nSEPT2,1\nMARCH1,2\nDEC20,3\n1E5,4\n2-Mar,5\n")
+    text = CAMPAIGN.replace("{type: sequence, alphabet: dna, length: 4}", "{type: catalogue, path: list.csv}")
+    (tmp_path / "c.yaml").write_text(text.replace("surrogate: {type: gp}\n", ""))
+    with Campaign.from_yaml(tmp_path / "c.yaml") as found:
+        with pytest.raises(LabelError, match="a spreadsheet makes"):
+            found.tell(pd.DataFrame({"object": [name], "a": [1.0], "y": [1.0]}))
+        assert found.tell(pd.DataFrame({"object": ["2-Mar", "new"], "a": [5.0, 1.0], "y": [1.0, 2.0]})).added == 2

@@ -120,7 +120,7 @@ def replay(
 def _export_plate(
     campaign: Path, to: Path, size: int, controls: list[str], *, db: str | None, as_json: bool
 ) -> None:
-    from flowscout.loop.plate_maps import plate_rows, write_plate
+    from flowscout.loop.tables.plate_maps import plate_rows, write_plate
     from flowscout.loop.workbench import lay_out
 
     with opened(campaign, db) as (history, record, _):

@@ -36,7 +36,7 @@ def tell(
 ) -> None:
     """Record measured values, all of a table or none. Telling the same table again changes nothing."""
     from flowscout.loop.campaign import Campaign, check_campaign_file
-    from flowscout.loop.telling import read_labels
+    from flowscout.loop.tables.telling import read_labels
 
     file, _ = check_campaign_file(campaign)
     try:

@@ -1,6 +1,6 @@
 """From a table that a person tells to measurements: every cell is checked before anything is written.
 
-How a file is read belongs in `loop.sheets`, what its cells say in `loop.cells`, recording in `db`.
+How a file is read belongs in `loop.tables.sheets`, what its cells say in `loop.tables.cells`, recording in `db`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import MeasurementRecord
 from flowscout.errors import LabelError
-from flowscout.loop import plates
-from flowscout.loop.cells import (
+from flowscout.loop.config import CampaignConfig
+from flowscout.loop.outside import FEATURES
+from flowscout.loop.space_sections import CatalogueSection
+from flowscout.loop.spaces.alphabets import SequenceRules
+from flowscout.loop.spaces.listing import Listing
+from flowscout.loop.tables import plates
+from flowscout.loop.tables.cells import (
     AS_RUN,
     BESIDE,
     Property,
@@ -21,15 +26,10 @@ from flowscout.loop.cells import (
     read_values,
     refuse_what_no_database_holds,
 )
-from flowscout.loop.config import CampaignConfig
-from flowscout.loop.mistakes import Mistakes
-from flowscout.loop.outside import FEATURES
-from flowscout.loop.row_ids import RowId, content_ids, read_row_ids
-from flowscout.loop.sheets import read_sheet
-from flowscout.loop.space_sections import CatalogueSection
-from flowscout.loop.spaces.alphabets import SequenceRules
-from flowscout.loop.spaces.listing import Listing
-from flowscout.loop.told_objects import OBJECT_COLUMNS, ToldObject, read_objects
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.row_ids import RowId, content_ids, read_row_ids
+from flowscout.loop.tables.sheets import read_sheet
+from flowscout.loop.tables.told_objects import OBJECT_COLUMNS, ToldObject, read_objects
 from flowscout.loop.workbench import rules_of
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def read_labels(
     levels: dict[str, plates.Level] = {}
     if plate:
         plates.check_wells(frame, mistakes)
+        plates.check_controls(frame, mistakes)
         levels = plates.read_levels(frame, controls, config.objective, columns.values, mistakes)
         frame, mistakes = _without(frame, controls, mistakes)
     counts = isinstance(config.space, CatalogueSection) and config.space.metric == "tanimoto"
@@ -104,9 +105,9 @@ def read_labels(
     conditions = read_conditions(frame, mistakes, also=columns.conditions)
     named = read_row_ids(frame, objects, config.campaign, mistakes)
     run = dict.fromkeys(values, conditions)
-    section = config.objective.normalize
-    if section is not None:
-        plates.normalise(frame, config.objective, values, run, levels, mistakes)
+    read, objective = {prop.name: found for prop, found in values.items()}, config.objective
+    if objective.normalize is not None:
+        read[objective.name] = plates.normalise(frame, objective, values, run, levels, mistakes)
     mistakes.refuse()
     if not piece and not any(value is not None for found in values.values() for value in found):
         raise LabelError(
@@ -119,8 +120,8 @@ def read_labels(
         )
     records = []
     for prop, found in values.items():
-        first = prop.name == config.objective.name
-        row_ids = [] if named is not None else content_ids(objects, found, run[prop], prop, first=first)
+        first = prop.name == objective.name and objective.normalize is None
+        row_ids = [] if named is not None else content_ids(objects, read[prop.name], conditions, prop, first=first)
         for row, value in enumerate(found):
             if value is None:
                 continue

@@ -1,6 +1,6 @@
 """What the cells of a told table say: values with their errors, bounds and units, and conditions as run.
 
-Which object they are of, and how a row is known again, belongs in `loop.telling`.
+Which object they are of, and how a row is known again, belongs in `loop.tables.telling`.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import Qualifier
 from flowscout.errors import LabelError
-from flowscout.loop.mistakes import Mistakes
+from flowscout.loop.tables.mistakes import Mistakes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,6 +161,11 @@ def is_empty(cell: object) -> bool:
 def texts(cells: Sequence[object]) -> list[str]:
     """Return cells as text, an empty one as none."""
     return ["" if is_empty(cell) else str(cell).strip() for cell in cells]
+
+
+def names(cells: Sequence[object]) -> list[str]:
+    """Return cells that name something as text: `1` for 1.0, which a column of numbers with a gap makes of it."""
+    return texts([int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells])
 
 
 def _cells(data: "pd.DataFrame", column: str) -> list[str]:

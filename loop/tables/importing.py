@@ -1,6 +1,6 @@
 """Results of earlier years from large tables, a batch of rows at a time; every cell is checked on its way.
 
-What a person tells of a batch, and what its columns mean, belongs in `telling.py`; storing, in `db`.
+What a person tells of a batch, and what its columns mean, belongs in `loop.tables.telling`; storing, in `db`.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import Imported, MeasurementRecord, Qualifier
 from flowscout.db.rowfiles import BATCH, batches, read_json_lines, read_parquet, unescape_cell
 from flowscout.errors import InputError, LabelError
-from flowscout.loop import plates
-from flowscout.loop.mistakes import Mistakes
 from flowscout.loop.scales import Scale
-from flowscout.loop.sheets import read_pieces
 from flowscout.loop.spaces.alphabets import SequenceRules
-from flowscout.loop.telling import read_labels
-from flowscout.loop.told_objects import OBJECT_COLUMNS
+from flowscout.loop.tables import plates
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.sheets import read_pieces
+from flowscout.loop.tables.telling import read_labels
+from flowscout.loop.tables.told_objects import OBJECT_COLUMNS
 from flowscout.loop.workbench import Workbench
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowscout.loop import plates
-from flowscout.loop.cells import Property, Value, texts
-from flowscout.loop.mistakes import Mistakes
-from flowscout.loop.told_objects import ToldObject
+from flowscout.loop.tables import plates
+from flowscout.loop.tables.cells import Property, Value, names, texts
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.told_objects import ToldObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def read_row_ids(
     """
     replicates = _replicates(data, mistakes)
     if "row_id" in data.columns:
-        name, found = "row_id", texts(data["row_id"].tolist())
+        name, found = "row_id", names(data["row_id"].tolist())
     elif plates.WELL in data.columns:
         name, found = plates.WELL, plates.wells(data)
     elif "replicate" in data.columns:
@@ -105,7 +105,8 @@ def content_ids(
 ) -> list[str]:
     """Identify rows by what they say and by how often it has been said before in the same table.
 
-    The id of a plain value of the objective is what it was before there were other properties and conditions.
+    The id of a plain value of the objective (`first`) is what it was before there were other properties and
+    conditions.
     """
     seen: Counter[str] = Counter()
     found = []

@@ -1,6 +1,6 @@
 """Tables that people send: CSV, Excel or JSON lines, read as texts with the row numbers that a person sees.
 
-What the columns mean belongs in `loop.telling`.
+What the columns mean belongs in `loop.tables.telling`.
 """
 
 import csv
@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from flowscout.db.rowfiles import BATCH, unescape_cell
 from flowscout.errors import LabelError
-from flowscout.loop.mistakes import Mistakes
-from flowscout.loop.workbooks import Merged, Workbook, column_name
+from flowscout.loop.tables.mistakes import Mistakes
+from flowscout.loop.tables.workbooks import Merged, Workbook, column_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -393,7 +393,8 @@ def _excel_lines(rows: Iterator[Any], names: dict[int, str], width: int, *, top:
         ][:1]
         last = row.number
         if wrong or any(cell.strip() for cell in row.cells.values()):
-            yield _Line(row.number, [row.cells.get(place, "") for place in range(width)], tuple(wrong))
+            cells = [unescape_cell(row.cells.get(place, "")) for place in range(width)]  # of an opened CSV
+            yield _Line(row.number, cells, tuple(wrong))
 
 
 def _nameless(place: int, number: int, cell: str) -> str:

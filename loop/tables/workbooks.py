@@ -1,7 +1,8 @@
 """Excel workbooks (.xlsx, .xlsm), read row by row in bounded memory: the values that were stored, and no macros.
 
-What the rows mean belongs in `loop.telling`. The reader is our own because none of those that were tried says
-which formula has no stored value, names merged cells while it streams, and refuses bombs before it unpacks them.
+What the rows mean belongs in `loop.tables.telling`. The reader is our own because none of those that were tried
+says which formula has no stored value, names merged cells while it streams, and refuses bombs before it unpacks
+them.
 """
 
 import math
@@ -41,6 +42,7 @@ MAX_TOKEN, MAX_DEPTH = 2**22, 64
 """Bytes of one tag, and how deep elements may stand within each other: a parser holds both in memory."""
 
 _OLE = b"\xd0\xcf\x11\xe0"
+_BUILT_IN_PERCENTS = {9, 10}
 _BUILT_IN_DATES = {*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)}
 _LITERAL = re.compile(r'"[^"]*"|\\.|_.|\[[^\]]*\]|(?:General)')
 _REFERENCE = re.compile(r"([A-Z]{1,3})([0-9]{1,7})")
@@ -132,20 +134,29 @@ class Workbook:
         Raises:
             LabelError: the sheet is damaged or unpacks to more than fits.
         """
-        reader = _SheetReader(self._where, self._strings, self._dates, since_1904=self._since_1904)
+        reader = _SheetReader(
+            self._where,
+            self._strings,
+            self._dates,
+            self._percents,
+            since_1904=self._since_1904,
+            uncomputed=self._uncomputed,
+        )
         for _ in self._feed(reader.parser, self._sheets[sheet], limit=MAX_PART):
             yield from reader.take()
 
     def _lay_out(self) -> None:
         links = self._links("xl/_rels/workbook.xml.rels", "xl")
         names: dict[str, str] = {}
-        self._since_1904 = False
+        self._since_1904 = self._uncomputed = False
 
         def book(tag: str, attributes: dict[str, str]) -> None:
             if tag == "sheet" and "name" in attributes:
                 names[attributes["name"]] = attributes.get("id", "")
             elif tag == "workbookPr" and attributes.get("date1904") in ("1", "true"):
                 self._since_1904 = True
+            elif tag == "calcPr" and attributes.get("fullCalcOnLoad") in ("1", "true"):
+                self._uncomputed = True  # what stands beside a formula is a guess of the program that wrote it
 
         self._scan("xl/workbook.xml", book)
         parts = {one: path for one, (_, path) in links.items()}
@@ -154,7 +165,7 @@ class Workbook:
         if not self._sheets:
             raise self._damaged("it lists no sheet that is there")
         kinds = {kind: path for kind, path in links.values() if path in present}
-        self._dates = self._date_styles(kinds["styles"]) if "styles" in kinds else set()
+        self._dates, self._percents = self._read_styles(kinds["styles"]) if "styles" in kinds else (set(), set())
         self._strings = self._shared_strings(kinds["sharedStrings"]) if "sharedStrings" in kinds else []
 
     def _links(self, part: str, folder: str) -> dict[str, tuple[str, str]]:
@@ -172,10 +183,11 @@ class Workbook:
         self._scan(part, link)
         return found
 
-    def _date_styles(self, part: str) -> set[int]:
-        """Return the numbers of the cell styles that show a number as a date or a time."""
+    def _read_styles(self, part: str) -> tuple[set[int], set[int]]:
+        """Return which cell styles show a number as a date or a time, and which in percent."""
         formats: dict[int, str] = {}
-        found: set[int] = set()
+        dates: set[int] = set()
+        percents: set[int] = set()
         inside, count = False, 0
 
         def style(tag: str, attributes: dict[str, str]) -> None:
@@ -188,11 +200,13 @@ class Workbook:
                 number = _whole(attributes.get("numFmtId"))
                 code = _LITERAL.sub("", formats.get(number, ""))
                 if number in _BUILT_IN_DATES or re.search("[dmyhs]", code, re.IGNORECASE):
-                    found.add(count)
+                    dates.add(count)
+                elif number in _BUILT_IN_PERCENTS or "%" in code:
+                    percents.add(count)
                 count += 1
 
         self._scan(part, style)
-        return found
+        return dates, percents
 
     def _shared_strings(self, part: str) -> list[str]:
         found: list[str] = []
@@ -316,9 +330,18 @@ class _Texts:
 class _SheetReader:
     """Turns the elements of a sheet into rows."""
 
-    def __init__(self, where: str, strings: list[str], dates: set[int], *, since_1904: bool) -> None:
-        self._where, self._strings, self._dates = where, strings, dates
-        self._since_1904 = since_1904
+    def __init__(
+        self,
+        where: str,
+        strings: list[str],
+        dates: set[int],
+        percents: set[int],
+        *,
+        since_1904: bool,
+        uncomputed: bool,
+    ) -> None:
+        self._where, self._strings, self._dates, self._percents = where, strings, dates, percents
+        self._since_1904, self._uncomputed = since_1904, uncomputed
         self._done: list[SheetRow | Merged] = []
         self._row, self._column = 0, -1
         self._cells: dict[int, str] = {}
@@ -383,7 +406,7 @@ class _SheetReader:
 
     def _end_cell(self) -> None:
         said, name = self._texts.take(), _name(self._column, self._row)
-        if self._formula and not said and self._kind != "str":
+        if self._formula and (self._uncomputed or (not said and self._kind != "str")):
             self._wrong[self._column] = (
                 f"cell {name} is a formula without a stored value; open the file in Excel and save it, or paste "
                 "the values"
@@ -414,6 +437,8 @@ class _SheetReader:
         number = float(said)
         if self._style in self._dates and math.isfinite(number):
             return _date(number, since_1904=self._since_1904)
+        if self._style in self._percents:  # 0.5 stands behind what a person reads as 50
+            return f"{100 * number:.15g}%"
         return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
 
     def _merge(self, reference: str) -> None:

@@ -1,6 +1,6 @@
 """Plate maps: where on a plate each thing that waits is measured, and where the controls stand.
 
-What is made of the filled sheet belongs in `loop.plates`.
+What is made of the filled sheet belongs in `loop.tables.plates`.
 """
 
 import csv
@@ -13,9 +13,10 @@ from typing import Any
 from flowscout.db import WaitingRow
 from flowscout.db.rowfiles import escape_cell, whole_file
 from flowscout.errors import ConfigError, StateError
-from flowscout.loop import plates
+from flowscout.loop.outside import known_key
+from flowscout.loop.tables import plates
+from flowscout.loop.tables.workbooks import column_name
 from flowscout.loop.workbench import Workbench
-from flowscout.loop.workbooks import column_name
 
 SHAPES = {96: (8, 12), 384: (16, 24)}
 """Rows and columns of a plate by how many wells it has."""
@@ -176,8 +177,8 @@ def _held(controls: Sequence[Control]) -> dict[tuple[int, int], Control]:
 
 
 def _sample(bench: Workbench, row: WaitingRow) -> dict[str, Any]:
-    key = bench.tools.rules.key(row.object)
-    row_id = plates.row_id_of(bench.campaign.name, key, row.replicate)
+    # It may be outside the space by now: the rules were changed, or the catalogue has it no more.
+    row_id = plates.row_id_of(bench.campaign.name, known_key(bench, row.object), row.replicate)
     return {"object": row.object, "replicate": row.replicate, "row_id": row_id}
 
 

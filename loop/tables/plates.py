@@ -1,6 +1,6 @@
 """Sheets of plates that come back filled: wells, controls, what a value is in percent of its plate's controls.
 
-How a plate is laid out before belongs in `loop.plate_maps`.
+How a plate is laid out before belongs in `loop.tables.plate_maps`.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from flowscout.db import Qualifier
 from flowscout.errors import LabelError
-from flowscout.loop.cells import WITH_NUMBER, Property, Value, read_values, texts
 from flowscout.loop.config import ObjectiveSection
-from flowscout.loop.mistakes import Mistakes
+from flowscout.loop.tables.cells import WITH_NUMBER, Property, Value, names, read_values
+from flowscout.loop.tables.mistakes import Mistakes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +28,9 @@ POSITIVE, NEGATIVE = "positive", "negative"
 
 SOURCE = "plates"
 """Where rows of a plate map come from, whatever name their file comes back under."""
+
+NO_NAMES = ("0", "1", "false", "true", "no", "yes", "n", "y")
+"""What stands in a column `control` that says whether a well is one, and not which: it is not guessed."""
 
 MOST_REPLICATES = 200
 """How many replicates of an object a row id is looked for."""
@@ -114,6 +117,17 @@ def wells(data: "pd.DataFrame") -> list[str]:
     return [f"{plate} {parse_well(well) or ''}".strip() for plate, well in found]
 
 
+def check_controls(data: "pd.DataFrame", mistakes: Mistakes) -> None:
+    """Note controls that have no name: a well of a candidate must not be left out for a `no`."""
+    for row, text in enumerate(_column(data, CONTROL)):
+        if text.lower() in NO_NAMES:
+            mistakes.add(
+                row,
+                f"control is {text!r}, expected the name of a control, such as {POSITIVE!r}, or nothing in the "
+                "well of a candidate; mend the cell",
+            )
+
+
 def check_wells(data: "pd.DataFrame", mistakes: Mistakes) -> None:
     """Note wells that are none, and those that stand twice."""
     if WELL not in data.columns:
@@ -176,18 +190,19 @@ def normalise(
     run: dict[Property, list[dict[str, Any]]],
     levels: Mapping[str, Level],
     mistakes: Mistakes,
-) -> None:
+) -> list[Value | None]:
     """Put into `values` what the objective is in percent of each plate's controls, and into `run` how it was made.
 
-    The raw values stay what they are.
+    The raw values stay what they are. Returns what was read of the objective in each row, which is what a row is
+    known again by: with other controls its value is another one.
     """
     section = objective.normalize
     assert section is not None
-    raw = next((prop for prop in values if prop.name == section.raw), None)
-    if raw is None:
-        return
     prop = Property(objective.name, objective.unit, objective.transform)
     told = values.get(prop, [None] * len(data))
+    raw = next((prop for prop in values if prop.name == section.raw), None)
+    if raw is None:
+        return told
     made, conditions = list(told), [dict(one) for one in run[raw]]
     for row, (plate, value) in enumerate(zip(_column(data, PLATE), values[raw], strict=True)):
         if value is None:
@@ -212,10 +227,12 @@ def normalise(
                 POSITIVE: level.positive.as_dict(),
                 NEGATIVE: level.negative.as_dict(),
             }
+    read = [one if one is not None else other for one, other in zip(told, values[raw], strict=True)]
     rest = {one: found for one, found in values.items() if one != prop}
     values.clear()
     values.update({prop: made, **rest})  # the objective first
     run[prop] = conditions
+    return read
 
 
 def _percent(value: Value, level: Level, prop: Property, row: int, mistakes: Mistakes) -> Value | None:
@@ -259,4 +276,4 @@ def _readings(values: Sequence[float]) -> Readings:
 
 
 def _column(data: "pd.DataFrame", name: str) -> list[str]:
-    return texts(data[name].tolist()) if name in data.columns else [""] * len(data)
+    return names(data[name].tolist()) if name in data.columns else [""] * len(data)

@@ -1,6 +1,6 @@
 """What is wrong with a table, row by row: all of it is collected before any of it is said.
 
-What a cell may hold belongs in `loop.cells`.
+What a cell may hold belongs in `loop.tables.cells`.
 """
 
 from collections.abc import Sequence

@@ -1,24 +1,32 @@
 """The objects that a table names: in the space, or outside it and learned from all the same.
 
-Which values they have belongs in `loop.telling`.
+Which values they have belongs in `loop.tables.telling`.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from flowscout.errors import LabelError, ObjectError
-from flowscout.loop.cells import is_empty
-from flowscout.loop.mistakes import Mistakes
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.listing import Listing
+from flowscout.loop.tables.cells import is_empty
+from flowscout.loop.tables.mistakes import Mistakes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OBJECT_COLUMNS = ("object", "sequence")
+
+_MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+REWRITTEN = re.compile(
+    rf"[0-9]{{1,2}}-{_MONTH}(?:-[0-9]{{2,4}})?|{_MONTH}-[0-9]{{2,4}}|[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}(?: .*)?"
+    r"|[0-9](?:\.[0-9]+)?E[+-][0-9]{2,3}"
+)
+"""What a spreadsheet makes of names such as SEPT2, MARCH1 and 1E5: a date, or a number with an exponent."""
 
 MAX_LENGTH = 10_000
 """Characters of an object."""
@@ -100,6 +108,11 @@ def _outside(
             f"then learned from and never proposed; but {why}."
         )
     name = text.strip()
+    if REWRITTEN.fullmatch(name):
+        raise LabelError(
+            f"{name!r} is not in the catalogue, and is what a spreadsheet makes of a name such as SEPT2 or 1E5; "
+            "expected the name that the catalogue has. Mend the cell, or give an object that is new another name"
+        )
     features = features_of()
     negative = [column for column, value in features.items() if counts and value < 0]
     if negative:
