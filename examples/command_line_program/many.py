@@ -7,7 +7,8 @@ import sys
 
 requests = [json.loads(line) for line in sys.stdin]
 command = [sys.executable, "fold.py", *(one["object"] for one in requests)]
-printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-energies = dict(re.findall(r"^(\S+)  energy = (\S+)", printed, flags=re.MULTILINE))
+done = subprocess.run(command, capture_output=True, text=True)
+energies = dict(re.findall(r"^(\S+)  energy = (\S+)", done.stdout, flags=re.MULTILINE))
 for one in requests:
-    print(json.dumps({"key": one["key"], "value": float(energies[one["object"]])}))
+    found, failed = energies.get(one["object"]), {"failure": "permanent", "message": done.stderr[-300:]}
+    print(json.dumps({"key": one["key"], **({"value": float(found)} if found else failed)}))

@@ -6,6 +6,7 @@ the value. How programs are started and killed belongs in `programs.py`.
 
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ INTERPRETERS = ("python", "python3", "bash", "sh", "perl", "ruby", "node", "Rscr
 """Commands that are named by what they run."""
 
 PLACE = "{object}"
+
+_WITH_COMMAS = re.compile(r"[-+]?\d+(,\d+)+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ class ProcessOracle:
 
 @dataclass(frozen=True)
 class CommandOracle:
-    """A command that is started once for each object; the last number that it prints is the value."""
+    """A command that is started once for each object; the last number that it prints is the value.
+
+    The line that it stands in is kept beside the value, as `printed`.
+    """
 
     info: OracleInfo
     property: str
@@ -105,12 +111,13 @@ class CommandOracle:
             return Result(failure="unknown", message=f"{which}: expected it to end with code 0. {words}")
         if lines.number is None or not math.isfinite(lines.number):
             came = "no number" if lines.number is None else f"{lines.number} as its last number"
+            came = came if lines.comma is None else f"{lines.comma!r}, which may be one number or several,"
             return Result(
                 failure="permanent",
                 message=f"{which} printed {came}, expected a finite one at the end of its output, "
                 f"whose last line was {shown(lines.last)}.",
             )
-        return Result(values={self.property: lines.number})
+        return Result(values={self.property: lines.number}, as_run={"printed": lines.source})
 
     def close(self) -> None:
         """End the programs that are running."""
@@ -118,22 +125,31 @@ class CommandOracle:
 
 
 class _LastNumber:
-    """The last number in lines of output, NaN and infinities included: no earlier number stands for them."""
+    """The last number in lines of output, NaN and infinities included: no earlier number stands for them.
+
+    Nor does one for digits with commas between them, `comma`. `source` is the line that the number stands in.
+    """
 
     def __init__(self) -> None:
         self.number: float | None = None
-        self.last = ""
+        self.comma: str | None = None
+        self.last = self.source = ""
 
     def take(self, line: bytes) -> bool:
         """Look for numbers in a line."""
         text = line.decode(errors="replace").strip()
         self.last = text[:200] or self.last
-        for word in reversed(text.replace("=", " ").replace(":", " ").replace(",", " ").split()):
+        for word in reversed(text.replace("=", " ").replace(":", " ").split()):
+            bare = word.strip(",;()[]{}\"'").rstrip(".")
+            if _WITH_COMMAS.fullmatch(bare):
+                self.number, self.comma, self.source = None, bare, self.last
+                break
             try:
-                self.number = float(word.strip(";()[]{}\"'").rstrip(".")) if "_" not in word else None
+                number = float(bare) if "_" not in bare else None
             except ValueError:
                 continue
-            if self.number is not None:
+            if number is not None:
+                self.number, self.comma, self.source = number, None, self.last
                 break
         return False
 
@@ -182,6 +198,12 @@ def process_oracle(
             f"came, expected one of them. Leave out `keep`, or {PLACE} and let the program read lines of JSON."
         )
     found = [_executable(command[0], folder), *command[1:]]
+    script = _script(command)
+    if script is not None and Path(script).suffix and PLACE not in script and not (folder / script).is_file():
+        raise OracleImportError(
+            f"command {' '.join(command)!r} runs {script!r}, and no such file is in the campaign's folder "
+            f"{str(folder)!r}. Check the oracle's `command`."
+        )
     info = OracleInfo(
         name=name or _name(command),
         version=version,
@@ -214,6 +236,12 @@ def _executable(name: str, folder: Path) -> str:
 
 def _name(command: Sequence[str]) -> str:
     """Return what a command is called: the file name of the program, or of the script that one runs."""
-    script = next((part for part in command[1:] if not part.startswith("-")), None)
-    first = Path(command[0]).name
-    return Path(script).name if first in INTERPRETERS and script is not None else first
+    script = _script(command)
+    return Path(command[0] if script is None else script).name
+
+
+def _script(command: Sequence[str]) -> str | None:
+    """Return the file that an interpreter is to run; None where the command runs no file by one."""
+    if Path(command[0]).name not in INTERPRETERS or any(part in ("-c", "-m", "-e") for part in command):
+        return None
+    return next((part for part in command[1:] if not part.startswith("-")), None)

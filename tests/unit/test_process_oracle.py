@@ -55,6 +55,7 @@ def test_oracle_is_what_the_section_declares(tmp_path):
         "type": "process", "command": ["python", "-u", "dock.py"], "batch": 8, "concurrency": 2, "timeout_s": 5.0,
         "rate_per_s": 3.0, "idempotent": False, "cost_usd": 1.5, "version": "3", "fidelity": "high",
     }  # fmt: skip
+    (tmp_path / "dock.py").touch()
     info = build_oracle(section, folder=tmp_path, property="y").info
     assert (info.name, info.version, info.fidelity, info.cost_usd) == ("dock.py", "3", "high", 1.5)
     assert (info.idempotent, info.lookup) == (False, False)
@@ -77,7 +78,7 @@ def test_command_that_vanishes_fails_for_good_without_having_acted(tmp_path):
     (tmp_path / "dock").chmod(0o755)
     section = {"type": "process", "command": ["./dock", "{object}"], "idempotent": False}
     oracle = build_oracle(section, folder=tmp_path, property="y")
-    assert oracle(requests_for(["AC"])) == [Result({"y": 1.0})]
+    assert oracle(requests_for(["AC"])) == [Result({"y": 1.0}, as_run={"printed": "1"})]
     (tmp_path / "dock").unlink()
     [result] = oracle(requests_for(["AC"]))
     assert result.failure == "permanent"
@@ -181,6 +182,9 @@ def test_program_that_reads_nothing_is_no_trouble(process):
         ("affinity=4.25;", 4.25),
         ("pass12 (0.5)", 0.5),
         ("3\nwarning: slow", 3.0),
+        ("a list: 1, 2, 3", 3.0),
+        ("ddG = -4,25", None),
+        ("4\nddG = 1,234.5 J", None),
         ("3\nscore nan", None),
         ("3\nscore inf", None),
         ("no number at all", None),
@@ -194,13 +198,27 @@ def test_last_number_that_is_printed_is_the_value(process, printed, value):
         assert result.failure == "permanent"
         assert "expected a finite one at the end of its output" in result.message
     else:
-        assert result == Result({"y": value})
+        assert result.values == {"y": value}
+        assert result.as_run is not None  # the line that it stands in
+        assert result.as_run["printed"] in printed.splitlines()
+
+
+def test_script_that_is_not_there_is_refused_before_it_is_called(tmp_path):
+    section = {"type": "process", "command": ["python", "dock.py"]}
+    with pytest.raises(OracleImportError, match=r"runs 'dock\.py', and no such file is in the campaign's folder"):
+        build_oracle(section, folder=tmp_path, property="y")
+    (tmp_path / "dock.py").touch()
+    assert build_oracle(section, folder=tmp_path, property="y").info.name == "dock.py"
+    section = {"type": "process", "command": ["python", "-c", "a/b.py"]}
+    assert build_oracle(section, folder=tmp_path, property="y").info.name == "python"
 
 
 def test_object_is_one_argument_whatever_it_holds(process):
     oracle = process("import sys\nprint(len(sys.argv[1]))", "{object}")
     for text in ("A C", "$(touch x)", "'; rm -rf .", "{key}", "ß" * 3):
-        assert oracle(requests_for([text])) == [Result({"y": float(len(text))})]
+        assert oracle(requests_for([text])) == [
+            Result({"y": float(len(text))}, as_run={"printed": str(len(text))})
+        ]
 
 
 def test_kept_program_is_started_once_and_again_after_its_end(process, tmp_path):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -71,15 +72,16 @@ def init(
 
 def _next_steps(oracle: str, file: Path, *, service: Path) -> list[str]:
     """Return what is to be typed next."""
+    path = quote(str(file))
     if oracle == "lab":
         return [
-            f"next: flowscout ask {file}",
-            f"then: flowscout export {file} --plate 96 --to plate.csv, if you work with plates",
-            f"then: flowscout tell {file} RESULTS.csv",
+            f"next: flowscout ask {path}",
+            f"then: flowscout export {path} --plate 96 --to plate.csv, if you work with plates",
+            f"then: flowscout tell {path} RESULTS.csv",
         ]
-    start = f"next: flowscout run {file}"
+    start = f"next: flowscout run {path}"
     if oracle == "http" and service.exists():
-        return [f"first, in a terminal of its own: python {service}", start]
+        return [f"first, in a terminal of its own: python {quote(str(service))}", start]
     return [start]
 
 

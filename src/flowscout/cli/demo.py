@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -199,5 +200,6 @@ def _show(summary: dict[str, Any], path: Path) -> None:
     say(f"picture: {summary['picture']}")
     say(f"history: {summary['history']} (SQLite; every proposal, measurement and model, also those not taken)")
     say(f"took {summary['seconds']:.0f} s. Worth trying next:")
-    for command in (f"best {path} -k 20", f"history {path} --round 8", f"status {path}"):
+    file = quote(str(path))
+    for command in (f"best {file} -k 20", f"history {file} --round 8", f"status {file}"):
         say(f"  flowscout {command}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -137,20 +138,21 @@ def report(found: "Campaign", outcomes: list[dict[str, int | bool]], *, path: Pa
     if as_json:
         print_json({"campaign": found.name, "state": status.state, "rounds": outcomes, "waiting": waiting})
         return
+    shown = quote(str(path))
     best = status.rounds[-1].best if status.rounds else None
     if best is not None:
         say(f"best so far: {best:.4g} after {status.candidates_measured} candidates")
     if unknown:
         say(
             f"{unknown} calls were cut off and their oracle is not idempotent: nobody can say whether they "
-            f"happened. Their money stays reserved until `flowscout reconcile {path}` settles them.",
+            f"happened. Their money stays reserved until `flowscout reconcile {shown}` settles them.",
             style="yellow",
         )
     money = found.budget()
     if money.overspent:
         say(overspent(money), style="yellow")
     if waiting:
-        say(f"{waiting} candidates wait for results: flowscout tell {path} RESULTS.csv")
+        say(f"{waiting} candidates wait for results: flowscout tell {shown} RESULTS.csv")
     elif not outcomes:
         say("nothing to do: the budget is used up. Raise budget.rounds in the campaign file to go on.")
-    say(f"next: flowscout best {path}   flowscout history {path}   flowscout status {path}")
+    say(f"next: flowscout best {shown}   flowscout history {shown}   flowscout status {shown}")

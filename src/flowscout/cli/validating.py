@@ -123,7 +123,7 @@ def _show(trial: "Trial", info: "OracleInfo") -> None:
         (say if trial.succeeded else complain)(outcome.message)
     if not trial.succeeded:
         kind = "unknown" if outcome.unknown else outcome.failure
-        say(f"no value for {trial.object}: the call is a {kind} failure", style="red")
+        say(f"no value for {trial.object}; what kind of failure the call is: {kind}", style="red")
     bill = "" if outcome.cost_minor is None else f"; billed {outcome.cost_minor / 100:.2f} USD"
     say(f"took {trial.seconds:.3g} s{bill}")
     say(_declared(info))
