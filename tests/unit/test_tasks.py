@@ -79,7 +79,7 @@ def test_half_start_is_everything_below_the_median():
 
 
 @pytest.mark.parametrize(
-    "name", ["six6", "six6-plates", "rna-d", "rna-b-50", "ehrlich-20-15-2-4-4", "two-motifs-10", "two-motifs"]
+    "name", ["six6", "six6-plates", "rna-d", "rna-d-50", "ehrlich-20-15-2-4-4", "two-motifs-10", "two-motifs"]
 )
 def test_unknown_task_is_refused(name):
     with pytest.raises(ConfigError, match="expected"):
