@@ -9,6 +9,9 @@ from flowscout.loop.section import Section
 from flowscout.loop.spaces.alphabets import SequenceRules
 from flowscout.loop.spaces.constraints import Constraints
 
+MAX_LENGTH = 10_000
+"""Letters of an object at most: what is said of each position is listed before anything else can be checked."""
+
 
 class SequenceSection(Section):
     """All sequences of one length over an alphabet; `strand: double` makes a reverse complement the same.
@@ -19,7 +22,7 @@ class SequenceSection(Section):
 
     type: Literal["sequence"]
     alphabet: str | list[str]
-    length: int = Field(ge=1)
+    length: int = Field(ge=1, le=MAX_LENGTH)
     strand: Literal["single", "double"] = "single"
     letters: dict[int, str] = Field(default_factory=dict)
     wild_type: str | None = None

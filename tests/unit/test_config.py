@@ -189,3 +189,13 @@ def test_words_that_yaml_1_1_takes_for_switches_are_texts():
     assert (named.properties[0].name, named.properties[0].unit) == ("on", "no")
     cold = parse_campaign(RIGHT + "proposer: {warm_start: off}\n", name="campaign.yaml")
     assert cold.proposer.warm_start is False
+
+
+def test_a_length_beyond_all_objects_is_refused_before_its_positions_are_listed():
+    with pytest.raises(ConfigError, match=r"space\.length is 10{30}: input should be less than or equal to 10000"):
+        parse_campaign(
+            "campaign: c\nspace: {type: sequence, alphabet: dna, length: 1" + "0" * 30 + ", letters: {1: AC}}\n"
+            "objectives: [{name: y, direction: maximize}]\noracle: {type: lab}\nbatch: {size: 4}\n"
+            "budget: {rounds: 1}",
+            name="c.yaml",
+        )
