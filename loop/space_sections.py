@@ -26,10 +26,10 @@ class SequenceSection(Section):
     strand: Literal["single", "double"] = "single"
     letters: dict[int, str] = Field(default_factory=dict)
     wild_type: str | None = None
-    max_mutations: int | None = Field(default=None, ge=0)
+    max_mutations: int | None = Field(default=None, ge=0, le=MAX_LENGTH)
     forbid: list[str] = Field(default_factory=list)
     gc: list[float] | None = Field(default=None, min_length=2, max_length=2)
-    homopolymer: int | None = Field(default=None, ge=1)
+    homopolymer: int | None = Field(default=None, ge=1, le=MAX_LENGTH)
 
     @field_validator("letters", mode="before")
     @classmethod

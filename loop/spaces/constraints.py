@@ -202,7 +202,8 @@ def check_constraints(
                 known.add(places)
                 motifs.append(Motif(motif.text, places, turned=True))
     if given.homopolymer is not None:
-        motifs += [Motif("", (letter,) * (given.homopolymer + 1)) for letter in letters]
+        run = min(given.homopolymer, lengths[-1]) + 1  # of a limit that no object reaches, no more is said
+        motifs += [Motif("", (letter,) * run) for letter in letters]
     checked = Constraints(wild_type, given.max_mutations, forbid, gc, given.homopolymer)
     short = tuple(motif for motif in motifs if len(motif.places) <= lengths[-1])
     return Limits(checked, letters, complement, lengths, choices, short)
