@@ -6,11 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flowscout.loop.section import Section
-from flowscout.loop.spaces.alphabets import SequenceRules
+from flowscout.loop.spaces.alphabets import MAX_LENGTH, SequenceRules
 from flowscout.loop.spaces.constraints import Constraints
-
-MAX_LENGTH = 10_000
-"""Letters of an object at most: what is said of each position is listed before anything else can be checked."""
 
 
 class SequenceSection(Section):

@@ -20,6 +20,9 @@ Strand = Literal["single", "double"]
 ALPHABETS = {"dna": "ACGT", "rna": "ACGU", "protein": "ACDEFGHIKLMNPQRSTVWY"}
 """The letters of each named alphabet, in the order of their integer codes."""
 
+MAX_LENGTH = 10_000
+"""Letters of an object at most: what is said of each position is listed before anything else can be checked."""
+
 COMPLEMENTS = {"dna": "TGCA", "rna": "UGCA"}
 """What pairs with each letter of `ALPHABETS`, in the same order."""
 

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from flowscout.errors import LabelError, ObjectError
-from flowscout.loop.spaces.alphabets import SequenceRules
+from flowscout.loop.spaces.alphabets import MAX_LENGTH, SequenceRules
 from flowscout.loop.spaces.listing import Listing
 from flowscout.loop.tables.cells import is_empty
 from flowscout.loop.tables.mistakes import Mistakes
@@ -27,9 +27,6 @@ REWRITTEN = re.compile(
     r"|[0-9](?:\.[0-9]+)?E[+-][0-9]{2,3}"
 )
 """What a spreadsheet makes of names such as SEPT2, MARCH1 and 1E5: a date, or a number with an exponent."""
-
-MAX_LENGTH = 10_000
-"""Characters of an object."""
 
 
 @dataclass(frozen=True)
