@@ -4,6 +4,7 @@ What a round computes does not belong here, nor anything that needs torch or Pre
 """
 
 from flowscout.db.answering import Received
+from flowscout.db.approvals import ApprovalRecord, BatchRecord
 from flowscout.db.archive import Archived
 from flowscout.db.asking import HISTORY_COLUMNS, AsOf, HistoryFilter, parse_as_of, parse_time
 from flowscout.db.budgets import BudgetRecord, BudgetRow
@@ -44,6 +45,7 @@ from flowscout.db.records import (
     UnknownRecord,
     VetoRecord,
 )
+from flowscout.db.schedules import ScheduleRecord
 from flowscout.db.states import (
     AttemptState,
     CampaignState,
@@ -64,11 +66,13 @@ __all__ = [
     "LEASE_TTL_S",
     "MEANINGS",
     "Answer",
+    "ApprovalRecord",
     "Archived",
     "ArtefactRecord",
     "AsOf",
     "AttemptState",
     "AwaitedRecord",
+    "BatchRecord",
     "BestRow",
     "BoundedRow",
     "BudgetRecord",
@@ -106,6 +110,7 @@ __all__ = [
     "Ruling",
     "Said",
     "SamplerRecord",
+    "ScheduleRecord",
     "StatusRecord",
     "Told",
     "TrainingRow",

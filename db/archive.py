@@ -58,6 +58,7 @@ _TABLES = [table for table in Base.metadata.sorted_tables if table.name not in O
 _LEASES = {  # rights to run here and now, which no copy has
     "campaign": ("lease_owner", "lease_token", "lease_until"),
     "delivery": ("lease_token", "lease_until"),
+    "schedule": ("server_url", "deployment_id"),  # a copy is started by no server until it is scheduled again
 }
 _NAMED_IN_DETAILS = {
     "replaced_by": "candidate",

@@ -100,30 +100,44 @@ class Budgets:
         Raises:
             LeaseLostError: another process has taken the campaign over.
         """
-        query = (
-            select(Evaluation, Oracle.unit_cost_minor)
-            .join(Oracle, Oracle.id == Evaluation.oracle_id)
-            .where(Evaluation.round_id == round_id, Evaluation.state == EvaluationState.QUEUED)
-            .order_by(Evaluation.id)
-            .with_for_update(of=Evaluation, key_share=True)
-        )
         with self._database.write() as session:
             hold_lease(session, lease)
-            rows = [(evaluation, cost) for evaluation, cost in session.execute(query).all()]
-            beyond = hand_out(session, rows, actor=lease.owner)
-            for place, (evaluation, cost) in enumerate(beyond):
-                evaluation.state = EvaluationState.CANCELLED
-                detail = {"evaluation_id": evaluation.id, "reason": "budget"}
-                if place == 0:
-                    first: dict[str, object] = {"evaluation_id": evaluation.id, "cost_minor": cost}
-                    _log(session, evaluation, EventKind.BUDGET_EXHAUSTED, actor=lease.owner, detail=first)
-                _log(session, evaluation, EventKind.EVALUATION_CANCELLED, actor=lease.owner, detail=detail)
-            return len(rows) - len(beyond)
+            return hand_out_round(session, round_id, actor=lease.owner)
+
+    def free(self, campaign_id: int) -> int | None:
+        """Return what may still be reserved or spent, below 0 where more is committed; None without a limit."""
+        query = select(Balance.limit_minor - Balance.reserved_minor - Balance.spent_minor)
+        with self._database.read() as session:
+            return session.scalars(query.where(Balance.campaign_id == campaign_id)).one()
 
     def audit(self, campaign_id: int) -> list[str]:
         """Return every way in which balance, ledger and calls do not agree; none is as it should be."""
         with self._database.read() as session:
             return audit(session, campaign_id)
+
+
+def hand_out_round(session: Session, round_id: int, *, actor: str) -> int:
+    """Reserve the prices of a round's queued evaluations as far as the limit reaches; return of how many.
+
+    Part of a transaction that holds the campaign's lease.
+    """
+    query = (
+        select(Evaluation, Oracle.unit_cost_minor)
+        .join(Oracle, Oracle.id == Evaluation.oracle_id)
+        .where(Evaluation.round_id == round_id, Evaluation.state == EvaluationState.QUEUED)
+        .order_by(Evaluation.id)
+        .with_for_update(of=Evaluation, key_share=True)
+    )
+    rows = [(evaluation, cost) for evaluation, cost in session.execute(query).all()]
+    beyond = hand_out(session, rows, actor=actor)
+    for place, (evaluation, cost) in enumerate(beyond):
+        evaluation.state = EvaluationState.CANCELLED
+        detail = {"evaluation_id": evaluation.id, "reason": "budget"}
+        if place == 0:
+            first: dict[str, object] = {"evaluation_id": evaluation.id, "cost_minor": cost}
+            _log(session, evaluation, EventKind.BUDGET_EXHAUSTED, actor=actor, detail=first)
+        _log(session, evaluation, EventKind.EVALUATION_CANCELLED, actor=actor, detail=detail)
+    return len(rows) - len(beyond)
 
 
 def _log(

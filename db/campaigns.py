@@ -5,6 +5,7 @@ import secrets
 import uuid as uuids
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -136,17 +137,27 @@ class Campaigns:
                 for row in session.scalars(query)
             ]
 
-    def set_state(self, campaign_id: int, state: CampaignState, *, actor: str) -> bool:
-        """Move the campaign to `state`; return whether it was in another one that allows it."""
+    def set_state(
+        self,
+        campaign_id: int,
+        state: CampaignState,
+        *,
+        actor: str,
+        before: CampaignState | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> bool:
+        """Move the campaign to `state`; return whether it was in another one that allows it.
+
+        With `before`, whether it was in that one. The event says why in its `detail`.
+        """
+        sources = [one for one in sources_of(state) if before is None or one is before]
         with self._database.write() as session:
             changed = session.execute(
-                update(Campaign)
-                .where(Campaign.id == campaign_id, Campaign.state.in_(sources_of(state)))
-                .values(state=state)
+                update(Campaign).where(Campaign.id == campaign_id, Campaign.state.in_(sources)).values(state=state)
             )
             moved: bool = changed.rowcount == 1  # type: ignore[attr-defined]
             if moved:
-                add_event(session, campaign_id, f"campaign_{state}", actor=actor)
+                add_event(session, campaign_id, f"campaign_{state}", actor=actor, detail=detail)
             return moved
 
     def acquire_lease(self, campaign_id: int, *, owner: str, ttl_s: float = LEASE_TTL_S) -> Lease:

@@ -12,6 +12,7 @@ from flowscout.db.archive import sha256_of
 from flowscout.db.candidates import chunks
 from flowscout.db.database import Database
 from flowscout.db.models import (
+    Approval,
     Artefact,
     Attempt,
     Campaign,
@@ -25,9 +26,10 @@ from flowscout.db.models import (
     Objective,
     Round,
 )
-from flowscout.db.money import audit
+from flowscout.db.money import audit, handed_out_for
 from flowscout.db.recording import expected_values
 from flowscout.db.states import (
+    ApprovalDecision,
     AttemptState,
     CampaignState,
     EvaluationState,
@@ -58,6 +60,7 @@ def check_history(database: Database, campaign_id: int, *, artefacts: Path) -> l
         ("triggers", _triggers),
         ("log", _log),
         ("states", _states),
+        ("approvals", _approvals),
         ("seq", _seq),
         ("money", _money),
         ("current values", _current_values),
@@ -154,6 +157,30 @@ def _states(session: Session, campaign_id: int) -> Iterator[tuple[str, str]]:
     )
     for number, count in session.execute(early):
         yield f"round {number} is complete, and {count} of its evaluations still wait", by_hand
+
+
+def _approvals(session: Session, campaign_id: int) -> Iterator[tuple[str, str]]:
+    """Find batches that wait for approval and were called, paid or approved all the same."""
+    asked = (Round.campaign_id == campaign_id, Round.state == RoundState.AWAITING_APPROVAL)
+    wanted = select(Round.number, Evaluation.id).join(Evaluation, Evaluation.round_id == Round.id).where(*asked)
+    called = select(Attempt.id).where(
+        Attempt.evaluation_id == Evaluation.id, Attempt.state == AttemptState.RUNNING
+    )
+    for number, evaluation in session.execute(wanted.where(called.exists())):
+        found = f"evaluation {evaluation} is being measured, and the batch of round {number} waits for approval"
+        yield found, "somebody changed it by other means: " + _BACKUP
+    rows = [(*row,) for row in session.execute(wanted)]
+    for evaluation, amount in handed_out_for(session, [evaluation for _, evaluation in rows]).items():
+        found = f"{amount} is reserved for evaluation {evaluation}, whose batch waits for approval"
+        yield found, "somebody changed it by other means: " + _BACKUP
+    approved = select(Approval.id).where(
+        Approval.round_id == Round.id,
+        Approval.candidate_id.is_(None),
+        Approval.decision == ApprovalDecision.APPROVED,
+    )
+    for number in session.scalars(select(Round.number).where(*asked, approved.exists())):
+        found = f"round {number} waits for approval, and its batch was approved"
+        yield found, "somebody changed it by other means: " + _BACKUP
 
 
 def _seq(session: Session, campaign_id: int) -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ class EventKind(StrEnum):
     ROUND_TRAINING = "round_training"
     ROUND_PROPOSED = "round_proposed"
     ROUND_AWAITING_APPROVAL = "round_awaiting_approval"
+    BATCH_APPROVED = "batch_approved"
     ROUND_DISPATCHED = "round_dispatched"
     ROUND_COMPLETE = "round_complete"
     ROUND_FAILED = "round_failed"
@@ -53,6 +54,11 @@ class EventKind(StrEnum):
     BILL_ABOVE_ESTIMATE = "bill_above_estimate"
     OVERSPENT = "overspent"
     NOTICE_FAILED = "notice_failed"
+    SCHEDULE_SET = "schedule_set"
+    SCHEDULE_REMOVED = "schedule_removed"
+    FLOW_RUN = "flow_run"
+    TRAINING_HANDED_OVER = "training_handed_over"
+    RUN_ABANDONED = "run_abandoned"
 
 
 _K = EventKind
@@ -62,13 +68,14 @@ MEANINGS: Mapping[EventKind, str] = {
     _K.CONFIG_REGISTERED: "A new version of its file was stored.",
     _K.CAMPAIGN_ACTIVE: "It may start rounds again.",
     _K.CAMPAIGN_PAUSED: "It starts no round until it is resumed.",
-    _K.CAMPAIGN_FINISHED: "Its budget of rounds or money is used up, or nothing is left to propose.",
+    _K.CAMPAIGN_FINISHED: "It starts no round any more; `why` says which limit was reached.",
     _K.LEASE_TAKEN_OVER: "A process took over from another one that had died or fallen silent.",
     _K.ROUND_STARTED: "A round was planned.",
     _K.ROUND_FITTING: "Its surrogate is being fitted.",
     _K.ROUND_TRAINING: "The surrogate is stored; its sampler is being trained.",
     _K.ROUND_PROPOSED: "Its batch is chosen.",
     _K.ROUND_AWAITING_APPROVAL: "The batch waits for a person's approval.",
+    _K.BATCH_APPROVED: "A person approved a batch that waited; the detail lists what was in it.",
     _K.ROUND_DISPATCHED: "The batch was handed out to be measured.",
     _K.ROUND_COMPLETE: "Nothing in the round waits any more.",
     _K.ROUND_FAILED: "Every measurement of the round failed.",
@@ -92,6 +99,11 @@ MEANINGS: Mapping[EventKind, str] = {
     _K.BILL_ABOVE_ESTIMATE: "An oracle billed more than was reserved for the call.",
     _K.OVERSPENT: "A bill took the commitments beyond the limit: nothing is dispatched until it is raised.",
     _K.NOTICE_FAILED: "A command or webhook of the section `notify` failed; it is tried again later.",
+    _K.SCHEDULE_SET: "Rounds start by themselves from now on, as the detail says.",
+    _K.SCHEDULE_REMOVED: "Rounds no longer start by themselves.",
+    _K.FLOW_RUN: "A run of a Prefect flow works for the round: `flow`, `run_id` and `stage` name it.",
+    _K.TRAINING_HANDED_OVER: "The round's sampler is to be trained by another process, on a GPU.",
+    _K.RUN_ABANDONED: "A run that Prefect showed as running had died: it was found by the sweep and marked.",
 }
 
 
@@ -134,10 +146,18 @@ class Events:
         with self._database.read() as session:
             return session.scalar(select(func.max(Event.id)).where(Event.campaign_id == campaign_id)) or 0
 
-    def add(self, campaign_id: int, kind: EventKind, *, actor: str, detail: dict[str, Any] | None = None) -> None:
+    def add(
+        self,
+        campaign_id: int,
+        kind: EventKind,
+        *,
+        actor: str,
+        round_id: int | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
         """Append to the log in a transaction of its own."""
         with self._database.write() as session:
-            add_event(session, campaign_id, kind, actor=actor, detail=detail)
+            add_event(session, campaign_id, kind, actor=actor, round_id=round_id, detail=detail)
 
 
 def add_event(

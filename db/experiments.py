@@ -54,9 +54,10 @@ class Experiments:
         """Begin an attempt at each queued evaluation of the round, in order, as far as limit and budget go.
 
         When this returns, the attempts are committed and the money is reserved: only then may an oracle be
-        called. Several may claim at once; none gets what another has.
+        called. Several may claim at once; none gets what another has. Of a batch that waits for approval, or was
+        not handed out yet, nobody gets anything.
         """
-        query = queued().where(Evaluation.round_id == round_id)
+        query = queued().where(Evaluation.round_id == round_id, Round.state.in_(_CALLED_FOR))
         return self._claim(query, owner=owner, limit=limit, lease_s=lease_s)
 
     def claim_any(

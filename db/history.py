@@ -3,6 +3,7 @@
 from types import TracebackType
 
 from flowscout.db.answering import Answers
+from flowscout.db.approvals import Approvals
 from flowscout.db.archive import Archive
 from flowscout.db.budgets import Budgets
 from flowscout.db.bulk import Bulk
@@ -13,9 +14,11 @@ from flowscout.db.deliveries import Deliveries
 from flowscout.db.events import Events
 from flowscout.db.experiments import Experiments
 from flowscout.db.export import Export
+from flowscout.db.gauges import Gauges
 from flowscout.db.measurements import Measurements
 from flowscout.db.queries import Queries
 from flowscout.db.rounds import Rounds
+from flowscout.db.schedules import Schedules
 from flowscout.db.vetoes import Vetoes
 from flowscout.db.workers import Workers
 
@@ -46,7 +49,10 @@ class History:
         self.events = Events(self.database)
         self.bulk = Bulk(self.database)
         self.export = Export(self.database)
+        self.approvals = Approvals(self.database)
+        self.gauges = Gauges(self.database)
         self.archive = Archive(self.database)
+        self.schedules = Schedules(self.database)
         self.vetoes = Vetoes(self.database)
         self.queries = Queries(self.database)
         self.workers = Workers(self.database)

@@ -12,7 +12,7 @@ from flowscout.errors import NoHistoryError, SchemaError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision this version works with. Kept by hand, so that opening a database does not load Alembic;
 a test compares it with the migrations on disk."""
 

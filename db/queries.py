@@ -70,13 +70,14 @@ class WaitingRow:
     """A wanted measurement that is not over.
 
     `since` is when it came into its state: queued, begun (by `owner`, whose lease ends at `lease_until`), or
-    left unknown. `reserved_minor` is the money held for it.
+    left unknown. Of a round that awaits approval nobody may measure it yet. `reserved_minor` is the money held.
     """
 
     evaluation_id: int
     candidate_id: int
     object: str
     round: int | None
+    round_state: RoundState | None
     state: EvaluationState
     since: datetime
     oracle: str
@@ -282,7 +283,15 @@ def _waiting(session: Session, campaign_id: int) -> list[WaitingRow]:
     ).scalar_subquery()
     reserved = select(func.coalesce(func.sum(signed()), 0)).where(Ledger.evaluation_id == Evaluation.id)
     query = (
-        select(Evaluation, Candidate.object, Round.number, Oracle.name, Attempt, reserved.scalar_subquery())
+        select(
+            Evaluation,
+            Candidate.object,
+            Round.number,
+            Round.state,
+            Oracle.name,
+            Attempt,
+            reserved.scalar_subquery(),
+        )
         .join(Candidate, Candidate.id == Evaluation.candidate_id)
         .join(Oracle, Oracle.id == Evaluation.oracle_id)
         .outerjoin(Round, Round.id == Evaluation.round_id)
@@ -294,7 +303,13 @@ def _waiting(session: Session, campaign_id: int) -> list[WaitingRow]:
 
 
 def _waiting_row(
-    evaluation: Evaluation, text: str, number: int | None, oracle: str, attempt: Attempt | None, reserved: Any
+    evaluation: Evaluation,
+    text: str,
+    number: int | None,
+    round_state: RoundState | None,
+    oracle: str,
+    attempt: Attempt | None,
+    reserved: Any,
 ) -> WaitingRow:
     running = evaluation.state is EvaluationState.RUNNING and attempt is not None
     since = evaluation.created_at
@@ -305,6 +320,7 @@ def _waiting_row(
         candidate_id=evaluation.candidate_id,
         object=text,
         round=number,
+        round_state=round_state,
         state=evaluation.state,
         since=since,
         oracle=oracle,

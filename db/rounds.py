@@ -67,12 +67,18 @@ class Rounds:
                 )
             return _round(row)
 
-    def unfinished(self, campaign_id: int) -> RoundRecord | None:
-        """Return the round that is under way, or None."""
+    def under_way(self, campaign_id: int) -> list[RoundRecord]:
+        """Return the rounds that are neither complete nor cancelled, in order.
+
+        Of a campaign with a gate they are several: all but the last were handed out and wait for late results.
+        """
         query = select(Round).where(Round.campaign_id == campaign_id, Round.state.not_in(_FINAL))
         with self._database.read() as session:
-            row = session.scalar(query.order_by(Round.number).limit(1))
-            return None if row is None else _round(row)
+            return [_round(row) for row in session.scalars(query.order_by(Round.number))]
+
+    def unfinished(self, campaign_id: int) -> RoundRecord | None:
+        """Return the first of the rounds that are under way, or None."""
+        return next(iter(self.under_way(campaign_id)), None)
 
     def start(
         self,
@@ -114,7 +120,7 @@ class Rounds:
             LeaseLostError: another process has taken the campaign over.
         """
         with self._under_lease(lease) as session:
-            _advance(session, record.id, target, actor=lease.owner, message=message)
+            advance_round(session, record.id, target, actor=lease.owner, message=message)
 
     def record_fit(self, lease: Lease, record: RoundRecord, fit: FitRecord) -> FitRecord:
         """Store a fit and move the round from fitting to training, in one transaction."""
@@ -133,7 +139,7 @@ class Rounds:
             )
             session.add(row)
             session.flush()
-            _advance(session, record.id, RoundState.TRAINING, actor=lease.owner)
+            advance_round(session, record.id, RoundState.TRAINING, actor=lease.owner)
             return _fit(row, fit.artefact)
 
     def fit(self, round_id: int) -> FitRecord | None:
@@ -202,7 +208,7 @@ class Rounds:
             selected = [p for p in proposals if p.decision is Decision.SELECTED]
             selected.sort(key=lambda p: p.rank or 0)
             queue_evaluations(session, record, selected, ids, oracle, replicates=replicates)
-            _advance(session, record.id, RoundState.PROPOSED, actor=lease.owner)
+            advance_round(session, record.id, RoundState.PROPOSED, actor=lease.owner)
 
     def proposals(self, round_id: int, *, selected: bool = False) -> list[ProposalRecord]:
         """Return what a round considered: the batch by rank, then the rest by acquisition."""
@@ -223,9 +229,14 @@ class Rounds:
             yield session
 
 
-def _advance(
+def advance_round(
     session: Session, round_id: int, target: RoundState, *, actor: str, message: str | None = None
 ) -> None:
+    """Move a round to `target`, within the transaction of whoever holds the campaign's lease.
+
+    Raises:
+        StateError: the round is in a state that does not lead there.
+    """
     changed = session.execute(
         update(Round)
         .where(Round.id == round_id, Round.state.in_(sources_of(target)))

@@ -1,7 +1,8 @@
 """Vetoes: a person takes candidates out of a batch before they are measured, and others take their places.
 
 The decision, the refilled places and the queue change in one transaction, or not at all. Who claims an
-evaluation first, an oracle or a veto, has it: both lock it.
+evaluation first, an oracle or a veto, has it: both lock it. In a batch that a person has approved nobody takes the
+place: what was approved is all that is measured.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from flowscout.db.approvals import is_approved
 from flowscout.db.candidates import candidate_ids
 from flowscout.db.database import Database
 from flowscout.db.events import add_event
@@ -41,8 +43,8 @@ class Vetoes:
         """Veto all of `objects`, texts by key, or none; return what became of each place, in their order.
 
         The place is given to the next best of what its round considered and did not take: by acquisition, where
-        there is one, else in the order of the draw. It stays empty where nothing is left. What was vetoed before
-        changes nothing.
+        there is one, else in the order of the draw. It stays empty where nothing is left, and in a batch that was
+        approved already. What was vetoed before changes nothing.
 
         Raises:
             StateError: an object is in no batch, or its measurement has begun or is over.
@@ -135,7 +137,7 @@ def _take_out(session: Session, place: _Place, *, reason: str, actor: str) -> No
 def _refill(session: Session, place: _Place, text: str, *, reason: str, actor: str) -> None:
     """Give the place to the next best, if there is one, and log what was done."""
     gone = place.proposal
-    row = session.execute(_next_best(gone.round_id)).first()
+    row = None if is_approved(session, gone.round_id) else session.execute(_next_best(gone.round_id)).first()
     if row is not None:
         heir = row[0]
         heir.decision, heir.rank = Decision.SELECTED, gone.rank

@@ -4,19 +4,22 @@ What it is told stands in `campaign_results`, what it can be asked in `campaign_
 """
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowscout.db import History
+from flowscout.db import History, RoundState
 from flowscout.errors import ConfigError, StateError
-from flowscout.loop.campaign_results import CampaignResults, check_reason, user_name
+from flowscout.loop.campaign_gates import CampaignGates
+from flowscout.loop.campaign_results import check_reason, user_name
 from flowscout.loop.config import MAX_BATCH, CampaignFile, database_url, read_campaign_file
+from flowscout.loop.gates import awaiting_approval
 from flowscout.loop.included import check_included
 from flowscout.loop.oracles import Oracle, build_oracle
-from flowscout.loop.workbench import lay_out, register, rules_of
+from flowscout.loop.stopping import why_finished
+from flowscout.loop.workbench import Workbench, lay_out, register, rules_of
 from flowscout.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from flowscout.loop.stages import Progress
 
 
-class Campaign(CampaignResults):
+class Campaign(CampaignGates):
     """A discovery campaign over its history.
 
     Everything is kept in SQL: two objects of this class, in one process or in several, see the same campaign.
@@ -80,15 +83,16 @@ class Campaign(CampaignResults):
         """Return the batch that is to be measured next: candidate_id, object, mean, sd, acquisition.
 
         Where each is measured several times, there is a row for each time, and a column `replicate`. A batch
-        whose results are not all told is returned again, as far as it still waits. `n` is the size
-        of a new batch, by default that of the campaign file; `mean` and `sd` are of the value as the objective's
-        `transform` makes it. Your own candidates, `include`, have the first of
-        its places; the others are chosen as if these were being measured.
+        whose results are not all told is returned again, as far as it still waits; of several, where a schedule
+        starts rounds before all results are in, all that waits. `n` is the size of a new batch, by default that of
+        the campaign file; `mean` and `sd` are of the value as the objective's `transform` makes it. Your own
+        candidates, `include`, have the first of its places; the others are chosen as if these were being measured.
 
         Raises:
             ObjectError: an object to include is not in the space, comes twice, was measured or vetoed, or waits.
             ConfigError: more are to be included than the batch has places.
-            StateError: the campaign is finished, or a batch waits that holds not all of those to include.
+            StateError: the campaign is finished or paused, the batch waits for approval, or one waits that holds
+                not all of those to include.
         """
         import pandas as pd
 
@@ -99,25 +103,36 @@ class Campaign(CampaignResults):
                 f"a batch of {n} was asked for, expected 1 to {MAX_BATCH:,}; leave it out for the file's."
             )
         with self._held(size=n) as bench:
-            unfinished = bench.history.rounds.unfinished(bench.campaign.id)
-            if unfinished is not None:
-                stages.collect(bench, unfinished.number)  # its results may all be told
+            stages.complete(bench)  # all results of a batch may be told
             own = check_included(bench, [include] if isinstance(include, str) else include)
             number = stages.plan(bench)
             if number is None:
+                ended = why_finished(bench)
+                why = "its budget is used up" if ended is None else ended.why
                 raise StateError(
-                    f"campaign {self.name!r} is finished: its budget of {bench.config.budget.rounds} rounds or "
-                    "its money is used up; raise the budget in the campaign file to go on."
+                    f"campaign {self.name!r} is finished: {why}; raise the budget in the campaign file, or change "
+                    "its section `stop`, to go on."
                 )
             stages.fit(bench, number)
             stages.train(bench, number)
             stages.propose(bench, number, include=own)
             stages.hand_over(bench, number)
-            record = bench.history.rounds.get(bench.campaign.id, number)
+            under_way = bench.history.rounds.under_way(bench.campaign.id)
+            handed_out = [one for one in under_way if one.state is RoundState.DISPATCHED]
+            asked = awaiting_approval(under_way)
+            if asked is not None and not handed_out:
+                raise StateError(
+                    f"the batch of round {asked.number} waits for approval: {asked.message}. Nothing of it is to "
+                    "be measured yet: `flowscout approve` shows it and lets it be handed out."
+                )
             waiting: dict[str, list[int]] = {}
             for row in bench.history.queries.waiting(bench.campaign.id):
                 waiting.setdefault(row.object, []).append(row.replicate)
-            proposals = bench.history.rounds.proposals(record.id, selected=True)
+            proposals = [
+                proposal
+                for record in handed_out
+                for proposal in bench.history.rounds.proposals(record.id, selected=True)
+            ]
         said = ["candidate_id", "object", "mean", "sd", "acquisition"]
         rows = [
             {"replicate": replicate} | {name: getattr(p, name) for name in said}
@@ -131,8 +146,8 @@ class Campaign(CampaignResults):
         """Take objects out of the batch before anybody has begun to measure them: all of them, or none.
 
         They are never proposed again in this campaign; values of them can still be told. Each place goes to the
-        next best that the round considered and did not take, if there is one. The same veto again changes
-        nothing. Returns object, replacement (who has its place now), new.
+        next best that the round considered and did not take, if there is one; in a batch that was approved it
+        stays empty. The same veto again changes nothing. Returns object, replacement (who has its place now), new.
 
         Raises:
             ConfigError: no reason came.
@@ -142,8 +157,7 @@ class Campaign(CampaignResults):
         import pandas as pd
 
         bench, why = self._bench, check_reason(reason, what="veto")
-        named = [bench.tools.rules.require(text) for text in ([objects] if isinstance(objects, str) else objects)]
-        wanted = {bench.tools.rules.key(text): text for text in named}
+        wanted = dict(_named(bench, [objects] if isinstance(objects, str) else objects))
         done = bench.history.vetoes.add(bench.campaign.id, wanted, reason=why, actor=actor or user_name())
         self._complete_if_possible()
         return pd.DataFrame([asdict(one) for one in done], columns=["object", "replacement", "new"])
@@ -188,6 +202,22 @@ class Campaign(CampaignResults):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _named(bench: Workbench, objects: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield key and text of objects of the space; where its catalogue is not on this machine, as they are written.
+
+    Raises:
+        ObjectError: an object is not in the space.
+    """
+    try:
+        rules = bench.tools.rules
+    except ConfigError:
+        yield from ((text.strip(), text.strip()) for text in objects)
+        return
+    for text in objects:
+        named = rules.require(text)
+        yield rules.key(named), named
 
 
 def check_campaign_file(path: Path) -> tuple[CampaignFile, Oracle]:

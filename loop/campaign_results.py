@@ -5,7 +5,7 @@ How a table is read belongs in `loop.tables.telling`; how facts are stored, in `
 
 import getpass
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import Imported, Keep, Told
 from flowscout.errors import CampaignBusyError, ConfigError
 from flowscout.loop.campaign_questions import CampaignQuestions
+from flowscout.loop.gates import completable
 from flowscout.loop.notices import deliver, deliver_quietly
 from flowscout.loop.outside import check_features, known_key
 from flowscout.loop.reconciling import COLUMNS, rulings_of, unknown_rows
@@ -67,7 +68,6 @@ class CampaignResults(CampaignQuestions):
             bench.campaign.id, found.records, actor=actor or user_name(), correct=why
         )
         self._complete_if_possible()
-        self._deliver()
         return replace(
             told, empty=found.empty, unread=found.unread, conditions=found.conditions, controls=found.controls
         )
@@ -195,17 +195,13 @@ class CampaignResults(CampaignQuestions):
         deliver_quietly(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
 
     def _complete_if_possible(self) -> None:
-        """Complete the round if what was told was the last of it; a live runner does so itself."""
-        unfinished = self._bench.history.rounds.unfinished(self._bench.campaign.id)
-        if unfinished is None:
-            return
-        from flowscout.loop import stages
+        """Complete the rounds of which the last was told, unless a live runner does; tell the hooks."""
+        if completable(self._bench):
+            from flowscout.loop import stages
 
-        try:
-            with self._held() as bench:
-                stages.collect(bench, unfinished.number)
-        except CampaignBusyError:
-            return
+            with suppress(CampaignBusyError), self._held() as bench:
+                stages.complete(bench)
+        self._deliver()
 
 
 def check_reason(reason: str | None, *, what: str) -> str:

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from flowscout.db import EventKind, parse_url
 from flowscout.errors import ConfigError
+from flowscout.loop.gate_sections import StopSection
 from flowscout.loop.oracle_sections import OracleSection
 from flowscout.loop.scales import TransformName
 from flowscout.loop.section import MAX_USD, Section
@@ -231,6 +232,9 @@ class CampaignConfig(Section):
     proposer: ProposerSection = ProposerSection()
     batch: BatchSection
     budget: BudgetSection
+    stop: StopSection = StopSection()
+    approve: bool = False
+    health: Literal["warn", "hold"] = "warn"
     notify: list[NotifySection] = Field(default_factory=list)
     seed: int | None = Field(default=None, ge=0, lt=2**62)
     device: Literal["auto", "cpu", "cuda"] = "auto"

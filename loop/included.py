@@ -32,7 +32,8 @@ def check_included(bench: Workbench, objects: Sequence[str]) -> list[str]:
             f"{' and '.join(map(repr, repeated[:2]))} are one object, expected each object to be included once; "
             "nothing was written. Leave one out."
         )
-    waiting = bench.history.rounds.unfinished(bench.campaign.id)
+    under_way = bench.history.rounds.under_way(bench.campaign.id)
+    waiting = under_way[-1] if under_way else None  # those before it were handed out
     if waiting is not None and waiting.state not in _UNDECIDED:
         _refuse_beside_a_batch(bench, waiting, dict(zip(keys, texts, strict=True)))
         return []

@@ -25,6 +25,9 @@ WORDS: dict[str, dict[str, str]] = {
         "proposer": "Who proposes candidates.",
         "batch": "How many are measured in a round, and how they are chosen.",
         "budget": "When to stop.",
+        "stop": "What ends the campaign before its budget does.",
+        "approve": "true: every batch waits for `flowscout approve` before it is handed out.",
+        "health": "hold: a batch of a surrogate or sampler that fails its health check waits for approval.",
         "notify": "Who is told when something happens.",
         "seed": "Every random choice follows from it; drawn and stored if it is left out.",
         "device": "Where the sampler is trained; auto: on a GPU if there is one.",
@@ -149,6 +152,11 @@ WORDS: dict[str, dict[str, str]] = {
     "BudgetSection": {
         "rounds": "How many rounds.",
         "cost": "US dollars; a call whose price would exceed it is not made.",
+    },
+    "StopSection": {
+        "target": "The campaign ends when the best candidate has this value or a better one.",
+        "no_improvement": "It ends after so many rounds without a new best.",
+        "acquisition_below": "It ends when the latest batch promised less, in units of what is learned.",
     },
     "NotifySection": {
         "on": "Of what is told.",

@@ -8,9 +8,10 @@ import logging
 import time
 from dataclasses import dataclass
 
-from flowscout.db import ATTEMPT_LEASE_S, HEARTBEAT_S, EvaluationState, RoundState, this_owner
+from flowscout.db import ATTEMPT_LEASE_S, HEARTBEAT_S, this_owner
 from flowscout.errors import CampaignBusyError, OracleError
 from flowscout.loop.dispatching import POLL_S, Dispatcher
+from flowscout.loop.gates import completable
 from flowscout.loop.leases import repeating
 from flowscout.loop.notices import delivering
 from flowscout.loop.workbench import Workbench, hold_campaign
@@ -88,23 +89,18 @@ def work(
 
 
 def complete_if_possible(bench: Workbench) -> bool:
-    """Complete the round under way if nothing in it waits any more; return whether that could be seen to.
+    """Complete the rounds under way in which nothing waits any more; return whether that could be seen to.
 
     It cannot while a runner holds the campaign. Most complete it themselves, but one that is about to leave has
     looked already.
     """
-    history = bench.history
-    unfinished = history.rounds.unfinished(bench.campaign.id)
-    if unfinished is None or unfinished.state is not RoundState.DISPATCHED:
-        return True
-    counts = history.experiments.counts(bench.campaign.id, round_id=unfinished.id)
-    if counts.get(EvaluationState.QUEUED, 0) or counts.get(EvaluationState.RUNNING, 0):
+    if not completable(bench):
         return True
     from flowscout.loop import stages  # loads torch
 
     try:
         with hold_campaign(bench) as held:
-            stages.collect(held, unfinished.number)
+            stages.complete(held)
     except CampaignBusyError:
         return False
     except OracleError as error:  # every measurement failed: whoever runs the next round is told again

@@ -9,6 +9,7 @@ from flowscout.db.models.campaigns import (
     Event,
     Objective,
     Oracle,
+    Schedule,
     Worker,
 )
 from flowscout.db.models.experiments import Attempt, CurrentValue, Evaluation, Ledger, Measurement
@@ -43,6 +44,7 @@ __all__ = [
     "Proposal",
     "Round",
     "SamplerRun",
+    "Schedule",
     "Worker",
     "utc_now",
 ]

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from flowscout.db.models.base import Base, UtcDateTime, state_column, utc_now
@@ -125,6 +125,27 @@ class Delivery(Base):
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     lease_token: Mapped[str | None] = mapped_column(String(36))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Schedule(Base):
+    """When a campaign's rounds start by themselves, and by which deployment of which Prefect server.
+
+    `gate` is the text of `--when`, which `loop.gates` reads. `server_url` holds no credentials.
+    """
+
+    __tablename__ = "schedule"
+    __table_args__ = (CheckConstraint("(cron IS NULL) <> (interval_s IS NULL)", name="cron_or_interval"),)
+
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"), primary_key=True)
+    cron: Mapped[str | None] = mapped_column(String(200))
+    interval_s: Mapped[float | None]
+    timezone: Mapped[str] = mapped_column(String(100), default="UTC")
+    gate: Mapped[str | None] = mapped_column(Text)
+    approve: Mapped[bool] = mapped_column(default=False)
+    server_url: Mapped[str | None] = mapped_column(Text)
+    deployment_id: Mapped[str | None] = mapped_column(String(36))
+    actor: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=utc_now())
 
 
 class Worker(Base):

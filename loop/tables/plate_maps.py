@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowscout.db import WaitingRow
+from flowscout.db import RoundState, WaitingRow
 from flowscout.db.rowfiles import escape_cell, whole_file
 from flowscout.errors import ConfigError, StateError
 from flowscout.loop.outside import known_key
@@ -77,7 +77,8 @@ def plate_rows(
     n_rows, n_columns = SHAPES[size]
     order = [(row, column) for column in range(n_columns) for row in range(n_rows)]
     free = [place for place in order if place not in held]
-    waiting = bench.history.queries.waiting(bench.campaign.id)
+    found = bench.history.queries.waiting(bench.campaign.id)
+    waiting = [row for row in found if row.round_state is not RoundState.AWAITING_APPROVAL]
     if not waiting:
         raise StateError(
             f"campaign {bench.campaign.name!r} awaits no measurement, so there is nothing to put on a plate; ask "

@@ -5,12 +5,22 @@ import json
 import math
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
 
-from flowscout.db import ArtefactRecord, FailureClass, FitRecord, History, Outcome, RoundState, SamplerRecord
+from flowscout.db import (
+    ArtefactRecord,
+    FailureClass,
+    FitRecord,
+    History,
+    Outcome,
+    RoundState,
+    SamplerRecord,
+    ScheduleRecord,
+)
 from flowscout.db.archive import OF_NO_CAMPAIGN, of_campaign
 from flowscout.db.checks import check_history
 from flowscout.db.models import Base
@@ -52,10 +62,14 @@ def fill(history: History, artefacts: Path, *, name: str = "campaign") -> Scene:
     batch.append(proposal("ta", acquisition=None))
     history.rounds.record_proposals(scene.lease, record, batch, sampler_run_id=trained.id, oracle=ORACLE)
     history.vetoes.add(scene.campaign.id, {"TT": "tt"}, reason="toxic", actor="bench")
-    history.rounds.advance(scene.lease, record, RoundState.DISPATCHED)
+    history.rounds.advance(scene.lease, record, RoundState.AWAITING_APPROVAL)
+    history.approvals.add(scene.lease, record, actor="bench", people=False)
     one, two, three, *_ = scene.claim(record)
     scene.settle(result(one, 4.0), failed(two, FailureClass.PERMANENT), Outcome(three, unknown=True))
     history.deliveries.subscribe(scene.campaign.id, ["a" * 64])
+    history.schedules.set(
+        ScheduleRecord(scene.campaign.id, cron="0 8 * * MON", gate="results >= 24", approve=True), actor="bench"
+    )
     wrong = measured("=cmd|'x'", 5e-300, row_id='\ttab, "quote"\nline')
     history.measurements.add(scene.campaign.id, [wrong], actor="bench", correct="the sign was typed wrongly")
     return scene
@@ -162,6 +176,29 @@ def test_beside_another_campaign_ids_move_on_and_everything_still_names_the_same
             check_history(history.database, history.campaigns.get("campaign").id, artefacts=tmp_path / "back")
             == []
         )
+
+
+def test_a_copy_knows_its_schedule_and_what_was_approved_but_nobody_starts_it(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    with History(sqlite_url) as history:
+        fill(history, tmp_path / "artefacts")
+        old = history.schedules.get(1)
+        started = replace(old, server_url="http://127.0.0.1:4200/api", deployment_id="7d8b1f9e")
+        history.schedules.set(started, actor="bench")
+        history.archive.write(1, tmp_path / "out", artefacts=tmp_path / "artefacts")
+    with History(f"sqlite:///{tmp_path}/new.db") as history:
+        fill(history, tmp_path / "others", name="other")
+        history.archive.read(tmp_path / "out", artefacts=tmp_path / "back")
+        number = history.campaigns.get("campaign").id
+        copied = history.schedules.get(number)
+        assert copied == replace(old, campaign_id=number, created_at=copied.created_at)
+        record = history.rounds.get(number, 1)
+        assert history.approvals.get(record.id).actor == "bench"
+        [approved] = history.events.read(number, kinds={"batch_approved"})
+        batch = [one.candidate_id for one in history.rounds.proposals(record.id) if one.rank is not None]
+        assert set(approved.detail["candidate_ids"]) <= set(batch)
+        assert len(approved.detail["candidate_ids"]) == 4
 
 
 def test_a_campaign_that_is_there_already_is_refused(sqlite_url: str, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_asking_and_telling_calls_no_oracle(campaign):
         assert (told.added, told.unchanged) == (4, 0)
         assert [row.state for row in found.status().rounds] == ["complete"] * number
     assert found.history()["round"].tolist() == [1] * 4 + [2] * 4 + [3] * 4
-    with pytest.raises(StateError, match="is finished: its budget of 3 rounds"):
+    with pytest.raises(StateError, match="is finished: all 3 rounds are done"):
         found.ask()
 
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from flowscout.cli import run
-from flowscout.db import History, migrate
+from flowscout.db import History, ScheduleRecord, migrate
 from flowscout.db.checks import check_history
 from flowscout.db.database import Database, current_revision
 from flowscout.db.upkeep import backup, upgrade
@@ -34,6 +34,7 @@ FAULTS = {
     "UPDATE attempt SET state = 'running' WHERE state = 'failed'": {"states"},
     "UPDATE evaluation SET state = 'running' WHERE state = 'done'": {"states"},
     "UPDATE round SET state = 'complete'": {"states"},
+    "UPDATE round SET state = 'awaiting_approval'": {"approvals"},
     "UPDATE delivery SET event_id = 999": {"log"},
 }
 
@@ -83,9 +84,10 @@ def test_a_trigger_that_is_gone_is_named(history: History, tmp_path: Path, table
     assert faults(history, tmp_path) == set()
 
 
+@pytest.mark.parametrize("revision", ["0001", "0003"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tables_of_the_first_version_are_brought_up_with_what_is_in_them(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+def test_tables_of_an_older_version_are_brought_up_with_what_is_in_them(
+    kind: str, revision: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     other = kind == "postgresql_url"  # a database that no other test goes on with
     url = request.getfixturevalue("new_postgresql")() if other else request.getfixturevalue(kind)
@@ -94,16 +96,19 @@ def test_tables_of_the_first_version_are_brought_up_with_what_is_in_them(
         rows = history.queries.history("campaign")
     database = Database(url)
     with database.connected() as connection, connection.begin():
-        migrate.downgrade(connection, "0001")
+        migrate.downgrade(connection, revision)
     database.close()
-    with pytest.raises(SchemaError, match=f"schema 0001, older than {migrate.HEAD}; .*flowscout db upgrade FILE"):
+    refusal = f"schema {revision}, older than {migrate.HEAD}; .*flowscout db upgrade FILE"
+    with pytest.raises(SchemaError, match=refusal):
         History(url)
     done = upgrade(url)
-    assert (done.found, done.now) == ("0001", migrate.HEAD)
+    assert (done.found, done.now) == (revision, migrate.HEAD)
     assert (done.backup is not None) == (kind == "sqlite_url")
     with History(url) as history:
         assert history.queries.history("campaign") == rows
         assert faults(history, tmp_path) == set()
+        assert history.schedules.all() == []  # the way down drops them
+        history.schedules.set(ScheduleRecord(1, interval_s=60.0), actor="bench")
 
 
 class _Within:

@@ -141,10 +141,12 @@ def sql(
 
 
 def _for_people(row: dict[str, Any]) -> dict[str, str | None]:
-    """Return whoever runs a measurement, and the money held for it, as a person would say it."""
-    from flowscout.db import describe_owner
+    """Return what holds a measurement up, who runs it, and the money held for it, as a person would say it."""
+    from flowscout.db import RoundState, describe_owner
 
+    unapproved = row["round_state"] is RoundState.AWAITING_APPROVAL
     return {
+        "state": "awaits approval" if unapproved and row["state"] == "queued" else row["state"],
         "owner": row["owner"] and describe_owner(row["owner"]),
         "reserved": f"{row['reserved_minor'] / 100:.2f}",
     }

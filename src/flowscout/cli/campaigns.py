@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowscout.cli.output import print_json, print_rows, say
+
+if TYPE_CHECKING:
+    from flowscout.db import EventRecord, ScheduleRecord, StatusRecord
 
 CampaignPath = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
 Database = Annotated[
@@ -31,8 +34,11 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
         found = history_.queries.status(record.id, objective.property, direction=objective.direction)
         holder = history_.campaigns.lease_holder(record.id)
         conflicts = len(history_.conflicts.open(record.id))
+        schedule = history_.schedules.get(record.id)
+        finished = history_.events.read(record.id, kinds=["campaign_finished"])
     if as_json:
-        print_json(asdict(found) | {"running": holder, "conflicts": conflicts})
+        scheduled = None if schedule is None else asdict(schedule)
+        print_json(asdict(found) | {"running": holder, "conflicts": conflicts, "schedule": scheduled})
         return
     waiting = sum(n for state, n in found.evaluations.items() if state in ("queued", "running", "unknown"))
     say(
@@ -40,6 +46,7 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
         f"({found.measurements} values), {waiting} waiting; seed {found.seed}"
     )
     say(f"running now: {holder}" if holder else "nobody runs it now")
+    _say_gates(found, schedule, finished, path=campaign)
     unknown = found.evaluations.get("unknown", 0)
     if unknown:
         say(
@@ -59,6 +66,30 @@ def status(campaign: CampaignPath, db: Database = None, as_json: AsJson = False)
     for row in found.rounds:
         if row.message:
             say(f"round {row.number}: {row.message}")
+
+
+def _say_gates(
+    found: "StatusRecord", schedule: "ScheduleRecord | None", finished: "list[EventRecord]", *, path: Path
+) -> None:
+    """Say when rounds start by themselves, and what holds them up."""
+    if schedule is not None:
+        say(_scheduled(schedule))
+    if found.state == "paused":
+        say(f"paused: no round starts or goes on until `flowscout resume {path}`", style="yellow")
+    if found.state == "finished" and finished and "why" in finished[-1].detail:
+        say(f"finished: {finished[-1].detail['why']}")
+    for row in found.rounds:
+        if row.state == "awaiting_approval":
+            say(f"the batch of round {row.number} waits for approval: `flowscout approve {path}`", style="yellow")
+
+
+def _scheduled(schedule: "ScheduleRecord") -> str:
+    """Return when rounds start by themselves, as a person would say it."""
+    every = (
+        f"by cron {schedule.cron!r} ({schedule.timezone})" if schedule.cron else f"every {schedule.interval_s:g} s"
+    )
+    gate = "" if schedule.gate is None else f", when {schedule.gate}"
+    return f"rounds start {every}{gate}{', each batch approved' if schedule.approve else ''}"
 
 
 @contextmanager

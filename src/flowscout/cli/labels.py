@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from flowscout.cli.campaigns import AsJson, CampaignPath, Database
+from flowscout.cli.gating import CampaignName, registered
 from flowscout.cli.output import print_json, print_rows, say
-from flowscout.errors import TableError
+from flowscout.errors import ConfigError, TableError
 
 WRONG_INPUT = 2
 """The exit code of what was told with mistakes."""
@@ -87,18 +88,28 @@ def ask(
 
 
 def veto(
-    campaign: CampaignPath,
-    objects: Annotated[list[str], typer.Argument(metavar="OBJECT...", help="Objects of the batch that waits.")],
+    objects: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CAMPAIGN OBJECT...", help="The campaign file, and objects of the batch that waits."
+        ),
+    ],
     reason: Annotated[str, typer.Option(help="Why they must not be measured; kept in the history.")],
+    name: CampaignName = None,
     actor: Annotated[str | None, typer.Option(help="Who vetoes; default: you.")] = None,
     db: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take objects out of the batch before they are measured; the next best take their places."""
-    from flowscout.loop.campaign import Campaign
+    """Take objects out of the batch before they are measured; the next best take their places.
 
-    with Campaign.from_yaml(campaign, db=db, actor=actor) as found:
-        done = found.veto(objects, reason=reason, actor=actor)
+    With --campaign NAME and --db there is no campaign file before the objects.
+    """
+    path = None if name is not None else Path(objects[0])
+    wanted = objects if name is not None else objects[1:]
+    if not wanted:
+        raise ConfigError(f"no object came after {objects[0]!r}, expected one or more; name what is vetoed.")
+    with registered(path, name, db) as found:
+        done = found.veto(wanted, reason=reason, actor=actor)
         name = found.name
     rows = [{str(key): value for key, value in row.items()} for row in done.to_dict("records")]
     print_rows(rows, as_json=as_json, title=f"vetoed in {name}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowscout.cli.campaigns import AsJson, CampaignPath, Database
+from flowscout.cli.gating import CampaignFileOrNone, CampaignName, which
 from flowscout.cli.output import print_json, print_rows, say
 from flowscout.errors import ConfigError
 
@@ -32,10 +33,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def worker(
-    campaign: Annotated[Path | None, typer.Argument(metavar="[CAMPAIGN]", help="The campaign file.")] = None,
-    name: Annotated[
-        str | None, typer.Option("--campaign", metavar="NAME", help="A registered campaign, with --db.")
-    ] = None,
+    campaign: CampaignFileOrNone = None,
+    name: CampaignName = None,
     db: Database = None,
     once: Annotated[bool, typer.Option("--once", help="End when nothing is left to be called.")] = False,
     idle_s: Annotated[float | None, typer.Option(min=0, help="End after so long without anything to do.")] = None,
@@ -57,7 +56,7 @@ def worker(
     from flowscout.loop.workbench import lay_out
     from flowscout.loop.working import work
 
-    name, url = _which(campaign, name, db)
+    name, url = which(campaign, name, db)
     with History(url, create=False) as history, _stopped_by_signals() as stop:
         bench = replace(lay_out(history, name), lease_s=lease_s)
         if bench.oracle.info.waits_for_people:
@@ -130,23 +129,6 @@ def cancel(
         print_json({"cancelled": count})
     else:
         say(f"{name}: {count} cancelled, {len(objects) - count} were already")
-
-
-def _which(path: Path | None, name: str | None, db: str | None) -> tuple[str, str]:
-    """Return the name of a campaign and where its history is."""
-    from flowscout.loop.config import database_url, read_campaign_file
-
-    if (path is None) == (name is None):
-        raise ConfigError(
-            "expected a campaign file, or --campaign NAME with --db, and not both; give one of them."
-        )
-    if path is not None:
-        file = read_campaign_file(path)
-        return file.config.campaign, database_url(file, db)
-    if db is None:
-        raise ConfigError(f"--campaign {name} came without --db, expected the database it is in; give --db.")
-    assert name is not None
-    return name, db
 
 
 @contextmanager

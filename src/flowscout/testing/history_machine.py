@@ -20,6 +20,8 @@ from flowscout.db import (
     HistoryFilter,
     OracleRecord,
     Outcome,
+    RoundRecord,
+    RoundState,
     Ruling,
     Told,
     TrainingSet,
@@ -61,6 +63,7 @@ class HistoryMachine(RuleBasedStateMachine):
         self.void: set[str] = set()
         self.conflicts: set[tuple[Row, int, float]] = set()
         self.round, self.names = 0, count()
+        self.held: dict[int, RoundRecord] = {}
         self.fits: list[tuple[TrainingSet, list[Reading]]] = []
         self.before: dict[int, EvaluationState] = {}
         for oracle in ORACLES:
@@ -74,6 +77,23 @@ class HistoryMachine(RuleBasedStateMachine):
         """Propose and dispatch a batch, of new objects and of such as were cancelled."""
         self._propose(oracle, size=size, again=again)
 
+    @rule(oracle=st.sampled_from(ORACLES), size=st.integers(1, 4), again=st.booleans())
+    def propose_for_approval(self, oracle: OracleRecord, size: int, again: bool) -> None:
+        """Propose a batch that waits for a person, whatever other rounds are under way."""
+        self._propose(oracle, size=size, again=again, held=True)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def approve(self, data: st.DataObject) -> None:
+        """Approve a batch; again it changes nothing."""
+        record = self.held.pop(data.draw(st.sampled_from(sorted(self.held))))
+        approvals = self.history.approvals
+        seen = approvals.batch(record.id)
+        wanted = [e for e in self.evaluations.values() if e.round_id == record.id]
+        assert len(seen.candidate_ids) == sum(e.state is not _State.CANCELLED for e in wanted)
+        assert approvals.add(self.scene.lease, record, actor="ada", people=False, seen=seen.code)
+        assert not approvals.add(self.scene.lease, record, actor="ada", people=False)
+
     @rule()
     def fit(self) -> None:
         """Remember what a fit sees now."""
@@ -84,7 +104,7 @@ class HistoryMachine(RuleBasedStateMachine):
     @rule(limit=st.sampled_from([1, 2, None]))
     def claim(self, limit: int | None) -> None:
         """Claim what is queued, as far as the budget goes; propose something first where nothing is."""
-        if not self._in(_State.QUEUED):
+        if not self._claimable():
             self._propose(ORACLES[self.round % len(ORACLES)], size=3, again=False)
         self._claim(limit=limit)
 
@@ -315,6 +335,7 @@ class HistoryMachine(RuleBasedStateMachine):
             self.states_are_those_of_the_model_and_were_legal()
             self.money_is_that_of_the_ledger_and_of_the_model()
             self.nothing_is_paid_twice()
+            self.nothing_of_a_batch_that_waits_for_approval_is_called()
             self.every_value_is_kept_once_and_in_order()
             self.what_is_known_is_the_mean_of_what_counts()
         self._snapshot = None
@@ -370,6 +391,16 @@ class HistoryMachine(RuleBasedStateMachine):
             if evaluation.sure and evaluation.state is _State.DONE:
                 assert billed >= 1, evaluation
 
+    def nothing_of_a_batch_that_waits_for_approval_is_called(self) -> None:
+        """Look for calls of what nobody has approved yet."""
+        found = self._read(
+            "SELECT r.id, COUNT(a.id) FROM round r JOIN evaluation e ON e.round_id = r.id "
+            "LEFT JOIN attempt a ON a.evaluation_id = e.id AND a.state = 'running' "
+            "WHERE r.campaign_id = :campaign AND r.state = 'awaiting_approval' GROUP BY r.id"
+        )
+        assert {number for number, _ in found} <= set(self.held)
+        assert not any(running for _, running in found)
+
     def every_value_is_kept_once_and_in_order(self) -> None:
         """Find every value that came among the measurements, none twice, each with what supersedes it."""
         found = self._read(
@@ -424,11 +455,14 @@ class HistoryMachine(RuleBasedStateMachine):
 
     # The model
 
-    def _propose(self, oracle: OracleRecord, *, size: int, again: bool) -> None:
+    def _propose(self, oracle: OracleRecord, *, size: int, again: bool, held: bool = False) -> None:
         self.round += 1
         old = [e for e in self._in(_State.CANCELLED) if again and e.oracle == oracle]
         objects = [e.object for e in old] + [f"o{next(self.names)}" for _ in range(size)]
-        record = self.scene.propose(objects, number=self.round, oracle=oracle)
+        record = self.scene.propose(objects, number=self.round, oracle=oracle, dispatch=not held)
+        if held:
+            self.history.rounds.advance(self.scene.lease, record, RoundState.AWAITING_APPROVAL)
+            self.held[record.id] = record
         for evaluation in old:
             evaluation.state, evaluation.round_id = _State.QUEUED, record.id
         query = (
@@ -441,7 +475,7 @@ class HistoryMachine(RuleBasedStateMachine):
     def _claim(self, *, limit: int | None) -> None:
         expected: list[int] = []
         committed = self.reserved + self.spent
-        for evaluation in sorted(self._in(_State.QUEUED), key=lambda e: e.id)[:limit]:
+        for evaluation in sorted(self._claimable(), key=lambda e: e.id)[:limit]:
             committed += evaluation.oracle.unit_cost_minor
             if self.limit is not None and committed > self.limit:
                 break
@@ -468,6 +502,9 @@ class HistoryMachine(RuleBasedStateMachine):
 
     def _in(self, state: EvaluationState) -> list[ModelEvaluation]:
         return [e for e in self.evaluations.values() if e.state is state]
+
+    def _claimable(self) -> list[ModelEvaluation]:
+        return [e for e in self._in(_State.QUEUED) if e.round_id not in self.held]
 
     def _unknown(self, oracle: OracleRecord) -> list[ModelEvaluation]:
         return [e for e in self._in(_State.UNKNOWN) if e.oracle == oracle]

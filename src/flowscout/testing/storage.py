@@ -13,11 +13,13 @@ from flowscout.testing.storage_bulk import BulkContract
 from flowscout.testing.storage_corrections import CorrectionContract
 from flowscout.testing.storage_events import EventContract
 from flowscout.testing.storage_experiments import ExperimentContract
+from flowscout.testing.storage_gates import GateContract
 from flowscout.testing.storage_measurements import MeasurementContract
 from flowscout.testing.storage_money import MoneyContract
 from flowscout.testing.storage_queries import QueryContract
 from flowscout.testing.storage_reconciling import ReconcilingContract
 from flowscout.testing.storage_rounds import RoundContract
+from flowscout.testing.storage_schedules import ScheduleContract
 from flowscout.testing.storage_sharing import SharingContract
 from flowscout.testing.storage_sql import SqlContract
 from flowscout.testing.storage_vetoes import VetoContract
@@ -37,6 +39,8 @@ class HistoryContract(
     SqlContract,
     VetoContract,
     EventContract,
+    ScheduleContract,
+    GateContract,
     BulkContract,
 ):
     """Test one storage against the guarantees of `flowscout.db.History`.
