@@ -18,7 +18,7 @@ from flowscout.db.history import History
 from flowscout.db.lineage import Lineage
 from flowscout.db.measurements import Told
 from flowscout.db.owners import describe as describe_owner
-from flowscout.db.owners import this_owner
+from flowscout.db.owners import is_dead, is_living, this_owner
 from flowscout.db.queries import BestRow, RoundRow, StatusRecord, WaitingRow
 from flowscout.db.readonly import Answer
 from flowscout.db.records import (
@@ -39,6 +39,7 @@ from flowscout.db.records import (
     Reply,
     RoundRecord,
     Ruling,
+    RunnerRecord,
     SamplerRecord,
     TrainingRow,
     TrainingSet,
@@ -108,6 +109,7 @@ __all__ = [
     "RoundRow",
     "RoundState",
     "Ruling",
+    "RunnerRecord",
     "Said",
     "SamplerRecord",
     "ScheduleRecord",
@@ -120,6 +122,8 @@ __all__ = [
     "VetoRecord",
     "WaitingRow",
     "describe_owner",
+    "is_dead",
+    "is_living",
     "parse_as_of",
     "parse_time",
     "parse_url",

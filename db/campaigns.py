@@ -18,7 +18,7 @@ from flowscout.db.events import EventKind, read_events
 from flowscout.db.events import add_event as add_event
 from flowscout.db.locks import lock_campaign as lock_campaign
 from flowscout.db.models import Balance, Campaign, ConfigVersion, Objective, utc_now
-from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord
+from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord, RunnerRecord
 from flowscout.db.states import CampaignState, sources_of
 from flowscout.errors import CampaignBusyError, LeaseLostError, NotFoundError
 
@@ -81,6 +81,11 @@ class Campaigns:
                     "start it with `flowscout run`, or name another database with --db."
                 )
             return _campaign(row)
+
+    def all(self) -> list[CampaignRecord]:
+        """Return the campaigns of this history, the oldest first."""
+        with self._database.read() as session:
+            return [_campaign(row) for row in session.scalars(select(Campaign).order_by(Campaign.id))]
 
     def only(self) -> str:
         """Return the name of the one campaign of this history.
@@ -212,12 +217,19 @@ class Campaigns:
 
     def lease_holder(self, campaign_id: int) -> str | None:
         """Return who runs the campaign now, as a person would say it; None if nobody does."""
+        runner = self.runner(campaign_id)
+        return None if runner is None or not runner.living else owners.describe(runner.owner)
+
+    def runner(self, campaign_id: int) -> RunnerRecord | None:
+        """Return who holds the campaign's lease, or has not given it back; None if nobody."""
         with self._database.read() as session:
             row = session.scalars(select(Campaign).where(Campaign.id == campaign_id)).one()
             now = session.scalars(select(utc_now())).one()
-        if row.lease_owner is None or row.lease_until is None or row.lease_until <= now:
+        if row.lease_owner is None or row.lease_until is None:
             return None
-        return None if owners.is_dead(row.lease_owner) else owners.describe(row.lease_owner)
+        over_s = (now - row.lease_until).total_seconds()
+        living = over_s < 0 and not owners.is_dead(row.lease_owner)
+        return RunnerRecord(row.lease_owner, living=living, silent_s=max(0.0, over_s))
 
 
 def hold_lease(session: Session, lease: Lease) -> None:

@@ -50,6 +50,12 @@ def is_dead(owner: str) -> bool:
     return parts is not None and parts[0] == _host() and _start(int(parts[1])) != parts[2]
 
 
+def is_living(owner: str) -> bool:
+    """Return whether `owner` is a process of this host that runs; False if nobody can say."""
+    parts = _parts(owner)
+    return parts is not None and parts[0] == _host() and _start(int(parts[1])) == parts[2]
+
+
 def describe(owner: str) -> str:
     """Return `owner` as a person would say it."""
     parts = _parts(owner)

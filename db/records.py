@@ -74,6 +74,15 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class RunnerRecord:
+    """Who holds a campaign's lease or has not given it back; `silent_s` is how long it has been over, or 0."""
+
+    owner: str
+    living: bool
+    silent_s: float
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """One turn of the loop."""
 

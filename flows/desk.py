@@ -3,12 +3,19 @@
 Prefect's parameters carry ids only; this turns them into a workbench.
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 
 from flowscout.db import LEASE_TTL_S, History, Lease, this_owner
+from flowscout.errors import CampaignBusyError
 from flowscout.flows.settings import database_url
-from flowscout.loop.workbench import Workbench, lay_out
+from flowscout.loop.workbench import Workbench, hold_campaign, lay_out
+
+PATIENCE_S = 60.0
+"""How long a run that cannot be put off waits for a campaign that another process has for a moment."""
 
 
 def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None = None) -> Workbench:
@@ -26,6 +33,31 @@ def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None
         return bench
     lease = Lease(bench.campaign.id, lease_token, this_owner(), LEASE_TTL_S)
     return replace(bench, lease=lease)
+
+
+def open_history() -> History:
+    """Return the history that the environment names."""
+    return _history(database_url())
+
+
+@contextmanager
+def hold_patiently(bench: Workbench, *, patience_s: float = PATIENCE_S) -> Iterator[Workbench]:
+    """Hold the campaign's lease, waiting for it for a while.
+
+    Raises:
+        CampaignBusyError: another living process holds it all the while.
+    """
+    deadline = time.monotonic() + patience_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                held = stack.enter_context(hold_campaign(bench))
+                break
+            except CampaignBusyError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(1.0)
+        yield held
 
 
 @cache

@@ -3,77 +3,53 @@
 The history decides what is done and by whom; Prefect's own state of a run is a hint.
 """
 
-from prefect import flow, tags, task
-from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
+from prefect import flow
 
+from flowscout.errors import CampaignBusyError
 from flowscout.flows.desk import open_bench
-from flowscout.flows.retries import DELAYS_S, LIMIT, may_retry
-from flowscout.loop import stages
+from flowscout.flows.links import run_name, run_tags
+from flowscout.flows.looking import gate, ingest
+from flowscout.flows.outcomes import RoundOutcome, ended, outcome
+from flowscout.flows.parameters import CampaignId, ConfigSha
+from flowscout.flows.runs import TRAINING, rename, start, this_deployment
+from flowscout.loop.due import looking_again
 from flowscout.loop.workbench import hold_campaign
-
-stage = task(
-    retries=LIMIT,
-    retry_delay_seconds=DELAYS_S,
-    retry_condition_fn=may_retry,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
 
 
 @flow(name="discovery-round", flow_run_name="round of {campaign}", persist_result=False)
-def discovery_round(campaign: str, config_sha256: str | None = None) -> dict[str, int | bool] | None:
-    """Run the round that is due and return its number, whether it is complete, and how many still wait.
+def discovery_round(
+    campaign: CampaignId, config_sha256: ConfigSha | None = None, now: bool = False
+) -> RoundOutcome:
+    """Take in what arrived; then, where the campaign's gates allow it, run the round that is due.
 
     `campaign` is the uuid or name of a registered campaign, `config_sha256` the version of its file to work
-    by (default: the latest). Returns None when the campaign is finished.
+    by (default: the latest). With `now` the results and hours that its schedule asks for are not waited for. A run
+    that finds nothing to do, or the campaign in other hands, is complete and says so.
     """
-    bench = open_bench(campaign, config_sha256)
-    with hold_campaign(bench) as held, tags(bench.campaign.name):
-        token = held.held.token
-        number = plan(campaign, config_sha256, token)
-        if number is None:
-            return None
-        fit(campaign, config_sha256, token, number)
-        train(campaign, config_sha256, token, number)
-        propose(campaign, config_sha256, token, number)
-        dispatch(campaign, config_sha256, token, number)
-        complete, waiting = collect(campaign, config_sha256, token, number)
-        return {"round": number, "complete": complete, "waiting": waiting}
+    bench, deployment = open_bench(campaign, config_sha256), this_deployment()
+    name, scheduled = bench.campaign.name, deployment is not None
+    try:
+        with looking_again(bench), hold_campaign(bench) as held:
+            at = campaign, config_sha256, held.held.token
+            ingest(*at)
+            found = gate(*at, now, scheduled)
+            if found is not None:
+                rename(f"{name} {found['state'].replace('_', ' ')}", run_tags(name))
+                return ended(found)
+            from flowscout.flows import tasks  # loads torch, which a run that finds nothing to do needs not
 
-
-@stage
-def plan(campaign: str, config_sha256: str | None, lease: str) -> int | None:
-    """Return the number of the round that is due, or None."""
-    return stages.plan(open_bench(campaign, config_sha256, lease), prefect_run_id=flow_run.id)
-
-
-@stage
-def fit(campaign: str, config_sha256: str | None, lease: str, number: int) -> int | None:
-    """Fit the surrogate; return the id of the fit."""
-    return stages.fit(open_bench(campaign, config_sha256, lease), number).id
-
-
-@stage
-def train(campaign: str, config_sha256: str | None, lease: str, number: int) -> int | None:
-    """Train the sampler; return the id of its run."""
-    return stages.train(open_bench(campaign, config_sha256, lease), number).id
-
-
-@stage
-def propose(campaign: str, config_sha256: str | None, lease: str, number: int) -> int:
-    """Pick the batch; return its size."""
-    return len(stages.propose(open_bench(campaign, config_sha256, lease), number))
-
-
-@stage
-def dispatch(campaign: str, config_sha256: str | None, lease: str, number: int) -> int:
-    """Have the batch measured; return how many measurements came back."""
-    return stages.dispatch(open_bench(campaign, config_sha256, lease), number)
-
-
-@stage
-def collect(campaign: str, config_sha256: str | None, lease: str, number: int) -> tuple[bool, int]:
-    """Complete the round if nothing waits; return whether it is complete, and how many wait."""
-    progress = stages.collect(open_bench(campaign, config_sha256, lease), number)
-    return progress.complete, progress.waiting
+            number = tasks.plan(*at, scheduled)
+            rename(run_name(name, number), run_tags(name, number))
+            tasks.fit(*at, number)
+            if not (scheduled and tasks.hand_over(*at, number)):
+                tasks.train(*at, number)
+                tasks.propose(*at, number)
+                tasks.dispatch(*at, number)
+                return ended(tasks.collect(*at, number))
+    except CampaignBusyError as error:
+        rename(f"{name} busy", run_tags(name))
+        return ended(outcome("busy", why=str(error)))
+    # The lease is given back: who trains takes it.
+    given = {"campaign": campaign, "config_sha256": config_sha256, "number": number, "resume": deployment}
+    run = start(TRAINING, given, tags=run_tags(name, number))
+    return ended(outcome("training", number, why=f"its sampler is trained by run {run}"))

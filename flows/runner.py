@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowscout.errors import WorkError
 from flowscout.flows import settings
 from flowscout.flows.embedded import EmbeddedServer, answers
+
+if TYPE_CHECKING:
+    from flowscout.flows.outcomes import RoundOutcome
 
 
 @contextmanager
@@ -37,13 +41,14 @@ def prefect_server(home: Path) -> Iterator[EmbeddedServer | None]:
         server.stop()
 
 
-def run_rounds(campaign_uuid: str, config_sha256: str) -> Iterator[dict[str, int | bool]]:
-    """Yield what came of each round until the campaign is finished or a round waits for results."""
+def run_rounds(campaign_uuid: str, config_sha256: str) -> Iterator["RoundOutcome"]:
+    """Yield what came of each round until one does not complete; the last may have begun nothing."""
     from flowscout.flows.round import discovery_round
 
-    while (outcome := discovery_round(campaign_uuid, config_sha256)) is not None:
+    while True:
+        outcome = discovery_round(campaign_uuid, config_sha256)
         yield outcome
-        if not outcome["complete"]:
+        if outcome["state"] != "complete":
             return
 
 

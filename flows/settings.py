@@ -21,6 +21,24 @@ _QUIET = {
     "PREFECT_CLI_PROMPT": "false",
 }
 
+_SHARED = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "flowscout",  # what a round logs is kept with its run
+    "PREFECT_WORKER_QUERY_SECONDS": "5",
+    # Leases in memory die with the server, and the slots that they held are then held for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
+
+_OF_THE_SERVER = (
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+    "FLOWSCOUT_PREFECT_DB",
+)
+"""A run has no business with these."""
+
 _EMBEDDED = {
     # A server that runs for one campaign in one process needs none of the services of a shared one.
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
@@ -54,11 +72,81 @@ def server_url() -> str | None:
     return os.environ.get("PREFECT_API_URL") or None
 
 
+def server_password() -> str | None:
+    """Return `name:password` that a server started here demands, if the environment says so."""
+    return os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or None
+
+
+def server_environment(home: Path, url: str, *, page: str, prefect_db: str | None) -> dict[str, str]:
+    """Return the environment of a server for many campaigns at `url`, with its files under `home`.
+
+    `page` is where people see it, `prefect_db` the database that it keeps its runs in; None: a SQLite file under
+    `home`.
+    """
+    found = _shared_environment(home, url)
+    # No page of another site may talk to the server through the browser of a person who is allowed to.
+    here = url.removesuffix("/api")
+    origins = dict.fromkeys([page, here, here.replace("127.0.0.1", "localhost")])
+    found.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", ",".join(origins))
+    found.setdefault("PREFECT_UI_API_URL", f"{page}/api")
+    found.setdefault("PREFECT_SERVER_MEMO_STORE_PATH", str(home / "memo_store.toml"))
+    if prefect_db is not None:
+        found.pop("PREFECT_SERVER_DATABASE_CONNECTION_URL", None)
+        found["PREFECT_API_DATABASE_CONNECTION_URL"] = prefect_database_url(prefect_db)
+    return found
+
+
+def worker_environment(home: Path, url: str, *, database: str) -> dict[str, str]:
+    """Return the environment of a worker of the server at `url` that finds its campaigns in a history."""
+    found = _shared_environment(home, url)
+    password = server_password()
+    if password is not None:
+        found.setdefault("PREFECT_API_AUTH_STRING", password)
+    for name in _OF_THE_SERVER:
+        found.pop(name, None)
+    return found | {DATABASE: database}
+
+
+def prefect_database_url(text: str) -> str:
+    """Return the URL of Prefect's own database with the drivers that it needs, which are asynchronous.
+
+    Raises:
+        ConfigError: it is neither SQLite nor PostgreSQL.
+    """
+    if "://" not in text:
+        return f"sqlite+aiosqlite:///{Path(text).absolute()}"
+    kind, _, rest = text.partition("://")
+    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+    driver = drivers.get(kind.partition("+")[0])
+    if driver is None:
+        raise ConfigError(
+            f"Prefect's database is of kind {kind!r}, expected sqlite or postgresql; give one of these with "
+            "--prefect-db."
+        )
+    return f"{driver}://{rest}"
+
+
+def _shared_environment(home: Path, url: str) -> dict[str, str]:
+    return _SHARED | dict(os.environ) | {"PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+
+
 def quiet() -> None:
     """Keep Prefect's terminal output down, unless the environment says otherwise."""
     _refuse_late("quiet")
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def name_server(url: str) -> None:
+    """Point this process at a Prefect server that others use too; its files are the user's own."""
+    _refuse_late("name_server")
+    os.environ["PREFECT_API_URL"] = url
+
+
+def prefect_home() -> Path | None:
+    """Return the folder that the environment names for Prefect's files, if it does."""
+    named = os.environ.get("PREFECT_HOME")
+    return Path(named) if named else None
 
 
 def use_server(url: str, *, home: Path) -> None:

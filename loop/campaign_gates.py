@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from flowscout.db import CampaignState, RoundRecord, RoundState
 from flowscout.errors import CampaignBusyError, StateError
 from flowscout.loop.campaign_results import CampaignResults, user_name
+from flowscout.loop.due import pause_deployment
 from flowscout.loop.gates import awaiting_approval, waits_for_people
 from flowscout.loop.workbench import Workbench, at_version
 
@@ -113,6 +114,8 @@ class CampaignGates(CampaignResults):
                 f"campaign {self.name!r} is finished, expected one that is under way; nothing was written. A "
                 "larger budget or another section `stop` in its file reopens it."
             )
+        if moved:
+            pause_deployment(self._bench, paused=state is CampaignState.PAUSED)
         self._deliver()
         return moved
 

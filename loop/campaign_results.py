@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flowscout.db import Imported, Keep, Told
 from flowscout.errors import CampaignBusyError, ConfigError
 from flowscout.loop.campaign_questions import CampaignQuestions
+from flowscout.loop.due import announce_due
 from flowscout.loop.gates import completable
 from flowscout.loop.notices import deliver, deliver_quietly
 from flowscout.loop.outside import check_features, known_key
@@ -190,9 +191,10 @@ class CampaignResults(CampaignQuestions):
             yield held
 
     def _deliver(self) -> None:
-        """Tell the hooks, if they can be told."""
+        """Tell the hooks, if they can be told, and start a run where the campaign is scheduled and one is due."""
         bench = self._bench
         deliver_quietly(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
+        announce_due(bench)
 
     def _complete_if_possible(self) -> None:
         """Complete the rounds of which the last was told, unless a live runner does; tell the hooks."""

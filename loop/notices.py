@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from flowscout.db import CampaignRecord, EventRecord, History
 from flowscout.errors import ConfigError, WorkError
+from flowscout.loop.announcing import is_scheduled, tell_server
 from flowscout.loop.config import NOTICES, CampaignConfig, NotifySection
 from flowscout.loop.secrets import read_secret
 
@@ -57,8 +58,10 @@ def subscribe(history: History, campaign: CampaignRecord, config: CampaignConfig
 def deliver(history: History, campaign: CampaignRecord, config: CampaignConfig, *, folder: Path) -> int:
     """Tell each hook what it has not been told yet; return how many notices went out.
 
-    A hook that fails is logged and left for later. `folder` is where commands run.
+    Prefect's server, where the campaign is scheduled, is told first. A hook that fails is logged and left for
+    later. `folder` is where commands run.
     """
+    tell_server(history, campaign)
     told, end = 0, time.monotonic() + MOST_S
     for section in config.notify:
         kinds = {NOTICES[name] for name in section.on}
@@ -91,7 +94,7 @@ def delivering(
     history: History, campaign: CampaignRecord, config: CampaignConfig, *, folder: Path
 ) -> Iterator[None]:
     """Tell the hooks in the background while something runs, and once more when it has ended."""
-    if not config.notify:
+    if not config.notify and not is_scheduled(history, campaign):
         yield
         return
     ended = threading.Event()

@@ -18,6 +18,7 @@ from flowscout.db import (
     Reply,
 )
 from flowscout.errors import OracleError
+from flowscout.loop.due import announce_due
 from flowscout.loop.measuring import read_result, source_of
 from flowscout.loop.notices import deliver_quietly
 from flowscout.loop.oracles import Request
@@ -91,6 +92,7 @@ class Desk:
             except Exception:
                 logger.warning("campaign %s could not be brought on", bench.campaign.name, exc_info=True)
             deliver_quietly(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
+            announce_due(bench)
         return done
 
     def _record(

@@ -46,3 +46,10 @@ def read_token(name: str, *, at_least: int = 1) -> str:
             "opens a door. Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return text
+
+
+def prefect_credentials() -> tuple[str | None, str | None, str | None]:
+    """Return URL, `name:password` and key of a Prefect server, those of them that the environment has."""
+    names = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+    url, basic, key = (os.environ.get(name) or None for name in names)
+    return url, basic, key

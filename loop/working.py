@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from flowscout.db import ATTEMPT_LEASE_S, HEARTBEAT_S, this_owner
 from flowscout.errors import CampaignBusyError, OracleError
 from flowscout.loop.dispatching import POLL_S, Dispatcher
+from flowscout.loop.due import announce_due
 from flowscout.loop.gates import completable
 from flowscout.loop.leases import repeating
 from flowscout.loop.notices import delivering
@@ -51,7 +52,7 @@ def work(
     """
     stop = Stop() if stop is None else stop
     owner, workers, queue = this_owner(), bench.history.workers, bench.campaign.uuid
-    calls, added, since = 0, 0, time.monotonic()
+    calls, added, announced, since = 0, 0, 0, time.monotonic()
     dispatcher = Dispatcher(bench, owner=owner, lease_s=lease_s, shares=limit is None)
 
     def hurry() -> None:
@@ -70,6 +71,9 @@ def work(
             while not stop.asked:
                 turn = dispatcher.turn(limit=limit)
                 calls, added = calls + turn.called, added + turn.added
+                if turn.idle and calls > announced:
+                    announced = calls
+                    announce_due(bench)
                 if not turn.idle:
                     since = time.monotonic()
                 elif once or (idle_s is not None and time.monotonic() - since >= idle_s):

@@ -3,7 +3,8 @@
 How a policy is trained belongs in `loop.gflownet`.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -39,6 +40,9 @@ SLOPE_RANGE = (0.7, 1.3)
 LEAST_SPREAD = 0.5
 """Nats by which log R must vary among a policy's own samples: where it is flat there was nothing to learn from,
 and any policy looks right."""
+
+CURVE_POINTS = 60
+"""How many points of the loss are kept of a training, for a picture of it."""
 
 # Beside the policy's weights, whose names they must not be.
 _ANCHORS = "anchors"
@@ -224,6 +228,7 @@ def _diagnostics(record: TrainingRecord) -> dict[str, Any]:
     return {
         "steps": record.steps,
         "loss": _recent_loss(record),
+        "loss_curve": _curve(record.loss),
         "log_z": record.log_z,
         "seconds": record.seconds,
         "reward_seconds": record.reward_seconds,
@@ -233,6 +238,14 @@ def _diagnostics(record: TrainingRecord) -> dict[str, Any]:
 def _recent_loss(record: TrainingRecord) -> float:
     recent = record.loss[-10:]
     return sum(recent) / len(recent)
+
+
+def _curve(losses: Sequence[float]) -> list[float]:
+    """Return the mean loss of each of at most `CURVE_POINTS` equal parts of the training, to five digits."""
+    n, parts = len(losses), min(CURVE_POINTS, len(losses))
+    edges = [n * part // parts for part in range(parts + 1)]
+    means = [sum(losses[start:end]) / (end - start) for start, end in itertools.pairwise(edges)]
+    return [float(f"{mean:.5g}") for mean in means]
 
 
 def _within(value: float, bounds: tuple[float, float]) -> bool:

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,42 @@ def test_a_scheduled_run_really_starts_and_completes_a_round(environment: dict[s
     asked = urllib.request.urlopen(f"{environment['PREFECT_API_URL']}/flow_runs/{run_id}", timeout=10)
     run = json.load(asked)
     assert run["auto_scheduled"] is True  # it was the scheduler that made it, not a person
-    assert run["parameters"] == {"campaign": uuid, "config_sha256": None}
+    assert run["parameters"]["campaign"] == uuid
+
+
+def test_what_was_planned_while_no_worker_was_there_is_dropped_but_for_the_latest(
+    environment: dict[str, str],
+) -> None:
+    prefect(["work-pool", "create", "flowscout", "--type", "process"], environment)
+    deploy = ["--no-prompt", "deploy", "--prefect-file", str(ROOT / "prefect.yaml"), "--name", "collect"]
+    prefect([*deploy, "--param", "campaign=nobody", "--interval", "1"], environment)
+    deadline = time.monotonic() + PATIENCE_S
+    while len(planned(environment)) < 3:
+        assert time.monotonic() < deadline, "never: three runs are late"
+        time.sleep(0.5)
+    before = planned(environment)
+    prefect_code = (
+        "from prefect.client.orchestration import get_client; from flowscout.flows.backlog import drop_late_runs\n"
+        "with get_client(sync_client=True) as client: print(drop_late_runs(client, late_s=0))"
+    )
+    done = subprocess.run([sys.executable, "-c", prefect_code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= len(before) - 1
+    left = set(planned(environment)) & set(before)
+    assert left <= {before[-1]}  # of those that were late then, at most the latest waits on
+
+
+def planned(environment: dict[str, str]) -> list[str]:
+    """Return the runs that are late, the oldest first."""
+    now = datetime.now(UTC).isoformat()
+    asked = {"flow_runs": {"expected_start_time": {"before_": now}, "state": {"type": {"any_": ["SCHEDULED"]}}}}
+    request = urllib.request.Request(
+        f"{environment['PREFECT_API_URL']}/flow_runs/filter",
+        data=json.dumps(asked | {"sort": "EXPECTED_START_TIME_ASC"}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return [run["id"] for run in json.load(answer)]
 
 
 def prefect(arguments: list[str], environment: dict[str, str]) -> None:

@@ -148,6 +148,11 @@ def test_no_module_reaches_itself_by_imports() -> None:
         ("from flowscout import GFlowNet, SequenceSpace, TrainerSettings", {"sqlalchemy", "prefect", "gpytorch"}),
         ("import flowscout.loop.campaign, flowscout.loop.workbench", {"torch", "prefect"}),
         ("import flowscout.surrogates", {"sqlalchemy", "prefect"}),
+        (
+            "import flowscout.flows.round, flowscout.flows.train, flowscout.flows.collecting",
+            {"torch", "matplotlib"},
+        ),
+        ("import flowscout.flows.until_done, flowscout.flows.takeover", {"torch", "matplotlib"}),
     ],
 )
 def test_importing_loads_nothing_heavy_before_its_time(statement: str, absent: set[str]) -> None:

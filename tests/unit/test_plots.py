@@ -9,9 +9,9 @@ import pytest
 
 from flowscout import Campaign
 from flowscout.cli import run
-from flowscout.cli.diagnostics import draw_predictions, draw_progress, draw_scores
 from flowscout.db import ObjectiveRecord, RoundRow
 from flowscout.db.states import RoundState
+from flowscout.loop.drawing import draw_predictions, draw_progress, draw_scores
 from flowscout.loop.prequential import Foretold, foretold, scores_by_round, scores_of
 
 LARGE = ObjectiveRecord("y", "maximize", "nM")

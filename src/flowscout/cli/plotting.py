@@ -32,7 +32,7 @@ def plot(
             f"campaign {record.name!r} has no value of {objective.property!r} yet, expected at least one to draw. "
             "Run a round, or tell what is measured."
         )
-    from flowscout.cli.diagnostics import draw_predictions, draw_progress, draw_scores
+    from flowscout.loop.drawing import draw_predictions, draw_progress, draw_scores
     from flowscout.loop.prequential import foretold, scores_by_round, scores_of
     from flowscout.loop.scales import scale_of
 

@@ -16,6 +16,7 @@ from flowscout.errors import CampaignBusyError
 
 if TYPE_CHECKING:
     from flowscout.flows.embedded import EmbeddedServer
+    from flowscout.flows.outcomes import RoundOutcome
     from flowscout.loop.campaign import Campaign
 
 INTERRUPTED = 130
@@ -71,8 +72,12 @@ def scheduler(home: Path, *, quiet: bool) -> Iterator["EmbeddedServer | None"]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = False) -> list[dict[str, int | bool]]:
-    """Run rounds under the display and return what came of each."""
+def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = False) -> "list[RoundOutcome]":
+    """Run rounds under the display and return what came of each; the last may have begun nothing.
+
+    Raises:
+        CampaignBusyError: another process runs the campaign.
+    """
     from flowscout.flows import settings
     from flowscout.flows.runner import run_rounds
     from flowscout.loop.metrics import mean_pairwise_distance
@@ -92,10 +97,12 @@ def run_shown(found: "Campaign", *, rounds: int | None = None, quiet: bool = Fal
             return None
         return mean_pairwise_distance(batch, image=section.rules.image)
 
-    outcomes: list[dict[str, int | bool]] = []
+    outcomes: list[RoundOutcome] = []
 
     def work() -> None:
         for outcome in run_rounds(bench.campaign.uuid, bench.version.sha256):
+            if outcome["state"] == "busy":
+                raise CampaignBusyError(outcome["why"])
             outcomes.append(outcome)
             if rounds is not None and len(outcomes) >= rounds:
                 return
@@ -130,13 +137,14 @@ def refuse_if_busy(name: str, url: str) -> None:
         )
 
 
-def report(found: "Campaign", outcomes: list[dict[str, int | bool]], *, path: Path, as_json: bool) -> None:
+def report(found: "Campaign", outcomes: "list[RoundOutcome]", *, path: Path, as_json: bool) -> None:
     """Say where the campaign stands after a run."""
     status = found.status()
     waiting = sum(n for state, n in status.evaluations.items() if state in ("queued", "running"))
     unknown = status.evaluations.get("unknown", 0)
     if as_json:
-        print_json({"campaign": found.name, "state": status.state, "rounds": outcomes, "waiting": waiting})
+        rounds = [one for one in outcomes if one["round"] is not None]
+        print_json({"campaign": found.name, "state": status.state, "rounds": rounds, "waiting": waiting})
         return
     shown = quote(str(path))
     best = status.rounds[-1].best if status.rounds else None
@@ -151,8 +159,15 @@ def report(found: "Campaign", outcomes: list[dict[str, int | bool]], *, path: Pa
     money = found.budget()
     if money.overspent:
         say(overspent(money), style="yellow")
-    if waiting:
+    last = outcomes[-1]
+    if last["state"] == "awaiting_approval":
+        say(
+            f"the batch waits for approval: flowscout approve {shown}   flowscout veto {shown} OBJECT --reason WHY"
+        )
+    elif last["state"] == "paused":
+        say(f"the campaign is paused: flowscout resume {shown}")
+    elif waiting:
         say(f"{waiting} candidates wait for results: flowscout tell {shown} RESULTS.csv")
-    elif not outcomes:
-        say("nothing to do: the budget is used up. Raise budget.rounds in the campaign file to go on.")
+    elif last["round"] is None:
+        say(f"nothing to do: {last['why']}. Change the campaign file to go on.")
     say(f"next: flowscout best {shown}   flowscout history {shown}   flowscout status {shown}")

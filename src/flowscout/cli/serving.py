@@ -43,7 +43,7 @@ def serve_results(
     with ExitStack() as stack:
         doors = open_doors(_served(campaigns or [], names or [], db, stack))
         app = make_app(doors, max_body=max_body)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             warn(
                 f"listening at {host}: whoever reads along on the network learns the tokens; let a proxy with TLS "
                 "stand before it."
@@ -107,7 +107,8 @@ def _run(app: "FastAPI", host: str, port: int, *, oracles: list[str]) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,9 +1,10 @@
-"""Pictures of how a campaign goes and of how far its surrogate can be trusted, drawn from the history.
+"""Pictures of how a campaign goes and of how far its surrogate and its sampler can be trusted.
 
-They return figures; where these are saved is the command's business. The demonstration's picture is in
-`picture.py`.
+They return figures; where these are saved or shown is the caller's business. The demonstration's picture belongs
+to the command line.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,79 @@ def draw_scores(rounds: "Sequence[RoundRow]", by_round: Mapping[int, Any]) -> "F
     figure.legend(handles, labels, loc="outside upper right", frameon=False, fontsize=8, ncols=2)
     figure.supxlabel("round", fontsize=9, color=_INK)
     return figure
+
+
+def draw_calibration(values: "Sequence[Foretold]") -> "Figure":
+    """Return how many of the values lay in the central intervals that should have held each share of them.
+
+    Below the diagonal the surrogate was too sure of itself, above it too careful.
+    """
+    import numpy as np
+
+    off = np.array([abs(one.value - one.mean) / one.sd for one in values])
+    # The narrowest central interval of a normal that holds a value `off` standard deviations away.
+    share = np.sort([math.erf(z / math.sqrt(2)) for z in off])
+    held = np.arange(1, len(share) + 1) / len(share)
+
+    figure = _figure(4.0, 4.0)
+    axes = figure.subplots()
+    axes.axline((0, 0), slope=1, color=_INK, linewidth=0.8, linestyle=":")
+    axes.plot([0, *share, 1], [0, *held, 1], drawstyle="steps-post", color=_ACCENT, linewidth=1.6)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="interval", ylabel="share of values in it")
+    axes.set_title(f"calibration on {len(share)} values", loc="left", fontsize=10)
+    _tidy(axes)
+    return figure
+
+
+def draw_losses(curves: Mapping[str, Sequence[float]]) -> "Figure":
+    """Return the loss of each sampler over its training, from its first step to its last."""
+    figure = _figure(5.6, 3.2)
+    axes = figure.subplots()
+    for (name, losses), colour in zip(curves.items(), (_ACCENT, _ALARM, _INK, _MUTED), strict=False):
+        axes.plot(range(1, len(losses) + 1), losses, color=colour, linewidth=1.4, label=name)
+    if all(loss > 0 for losses in curves.values() for loss in losses):
+        axes.set_yscale("log")
+    axes.set(xlabel="training, in equal parts", ylabel="mean loss of each part")
+    axes.set_title("loss of the sampler", loc="left", fontsize=10)
+    if len(curves) > 1:
+        axes.legend(loc="best", frameon=False, fontsize=8)
+    _tidy(axes)
+    return figure
+
+
+def draw_best(rounds: "Sequence[RoundRow]", objective: "ObjectiveRecord") -> "Figure":
+    """Return the best so far and the mean of each batch, by round; at least one must have a value."""
+    best = {row.number: row.best for row in rounds if row.best is not None}
+    figure = _figure(5.6, 3.2)
+    axes = figure.subplots()
+    levels = [*best.values()]
+    axes.step(
+        [*best], levels, where="post", marker="o", markersize=4, linewidth=2, color=_ACCENT, label="best so far"
+    )
+    for name, mark, said in (("batch_best", "^", "best of the batch"), ("batch_mean", "_", "mean of the batch")):
+        found = {row.number: getattr(row, name) for row in rounds if getattr(row, name) is not None}
+        axes.scatter([*found], [*found.values()], s=24, color=_MUTED, marker=mark, label=said, zorder=3)
+    axes.set_xticks(_few([*best]))
+    axes.set(xlabel="round", ylabel=_with_unit(objective))
+    wanted = "largest" if objective.direction == "maximize" else "smallest"
+    axes.set_title(f"{wanted} {objective.property} so far: {levels[-1]:.4g}", loc="left", fontsize=10)
+    axes.legend(loc="best", frameon=False, fontsize=8)
+    _tidy(axes)
+    return figure
+
+
+def picture_uri(figure: "Figure") -> str:
+    """Return a figure as an image that stands in a page itself: a `data:` address that nothing is fetched from."""
+    import base64
+    from io import BytesIO
+
+    from PIL import Image
+
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=100)
+    few = BytesIO()  # 64 colours: a quarter of the bytes, and nobody sees it
+    Image.open(drawn).convert("RGB").quantize(64).save(few, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(few.getvalue()).decode()}"
 
 
 def _figure(width: float, height: float) -> "Figure":
