@@ -9,11 +9,10 @@ from flowscout.db.archive import Archived
 from flowscout.db.asking import HISTORY_COLUMNS, AsOf, HistoryFilter, parse_as_of, parse_time
 from flowscout.db.budgets import BudgetRecord, BudgetRow
 from flowscout.db.bulk import Imported
-from flowscout.db.campaigns import LEASE_TTL_S
 from flowscout.db.conflicts import ConflictRecord, Keep
 from flowscout.db.database import parse_url, sidecar_folder
 from flowscout.db.events import MEANINGS, EventKind, EventRecord, Events
-from flowscout.db.experiments import ATTEMPT_LEASE_S
+from flowscout.db.filestore import FileStore, Place, check_place
 from flowscout.db.history import History
 from flowscout.db.lineage import Lineage
 from flowscout.db.measurements import Told
@@ -57,8 +56,8 @@ from flowscout.db.states import (
     RoundState,
     Verdict,
 )
+from flowscout.db.timings import ATTEMPT_LEASE_S, HEARTBEAT_S, LEASE_TTL_S, RENEWALS
 from flowscout.db.versions import Said
-from flowscout.db.workers import HEARTBEAT_S
 
 __all__ = [
     "ATTEMPT_LEASE_S",
@@ -66,6 +65,7 @@ __all__ = [
     "HISTORY_COLUMNS",
     "LEASE_TTL_S",
     "MEANINGS",
+    "RENEWALS",
     "Answer",
     "ApprovalRecord",
     "Archived",
@@ -89,6 +89,7 @@ __all__ = [
     "EventRecord",
     "Events",
     "FailureClass",
+    "FileStore",
     "FitRecord",
     "History",
     "HistoryFilter",
@@ -100,6 +101,7 @@ __all__ = [
     "ObjectiveRecord",
     "OracleRecord",
     "Outcome",
+    "Place",
     "ProposalRecord",
     "Qualifier",
     "Reading",
@@ -121,6 +123,7 @@ __all__ = [
     "Verdict",
     "VetoRecord",
     "WaitingRow",
+    "check_place",
     "describe_owner",
     "is_dead",
     "is_living",

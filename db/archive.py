@@ -6,7 +6,6 @@ ids. Export of the view `history` for notebooks belongs in `export.py`.
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from flowscout.db.database import BUSY_TIMEOUT_S, Database, current_revision
+from flowscout.db.database import Database, current_revision
+from flowscout.db.filestore import FileStore, file_name, store_of
 from flowscout.db.models import Artefact, Base, Campaign
 from flowscout.db.models.base import UtcDateTime
 from flowscout.db.rowfiles import (
@@ -45,6 +45,7 @@ from flowscout.db.rowfiles import (
     whole_folder,
     write_rows,
 )
+from flowscout.db.timings import BUSY_TIMEOUT_S
 from flowscout.errors import ConfigError, SchemaError, WorkError
 from flowscout.version import __version__
 
@@ -87,7 +88,9 @@ class Archive:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, campaign_id: int, folder: Path, *, artefacts: Path, form: str = "jsonl") -> Archived:
+    def write(
+        self, campaign_id: int, folder: Path, *, artefacts: FileStore | Path, form: str = "jsonl"
+    ) -> Archived:
         """Write everything that is known of a campaign to `folder`, which must not be there yet.
 
         The tables are one snapshot. `artefacts` is where the campaign's artefacts lie; `form` is `jsonl` or
@@ -97,6 +100,7 @@ class Archive:
             ConfigError: the folder is there already or cannot be written, or pyarrow is not installed.
             WorkError: an artefact is missing or damaged.
         """
+        store = store_of(artefacts)
         if form == "parquet":
             pyarrow()
         with self._database.read() as session, whole_folder(folder) as temporary:
@@ -109,7 +113,7 @@ class Archive:
             stored = session.scalars(select(Artefact).where(Artefact.campaign_id == campaign_id)).all()
             (temporary / "artefacts").mkdir()
             for row in stored:
-                copy_artefact(artefacts, temporary / "artefacts", row.sha256, row.kind)
+                copy_artefact(store, FileStore(temporary / "artefacts"), row.sha256, row.kind)
             manifest = {
                 "format": FORMAT,
                 "flowscout": __version__,
@@ -133,7 +137,7 @@ class Archive:
             manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             listed = [(Path(one["file"]).name, one["sha256"]) for one in manifest["tables"].values()]
             missing = [table.name for table in _TABLES if table.name not in manifest["tables"]]
-            listed += [(f"artefacts/{_file(one['sha256'])}", one["sha256"]) for one in manifest["artefacts"]]
+            listed += [(f"artefacts/{file_name(one['sha256'])}", one["sha256"]) for one in manifest["artefacts"]]
             found = (manifest["format"], manifest["schema"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
@@ -162,7 +166,7 @@ class Archive:
                 )
         return manifest
 
-    def read(self, folder: Path, *, artefacts: Path) -> Archived:
+    def read(self, folder: Path, *, artefacts: FileStore | Path) -> Archived:
         """Add the history in `folder` to this database, all of it or nothing; artefacts go to `artefacts`.
 
         In an empty database every row is what it was; beside other campaigns ids move on by one number for each
@@ -172,7 +176,7 @@ class Archive:
             ConfigError: the folder is no whole history, or this database has the campaign already.
             SchemaError: it is of another version.
         """
-        manifest = self.check(folder)
+        manifest, store = self.check(folder), store_of(artefacts)
         with self._database.write() as session:
             self._refuse_known(session, manifest)
             _lock_tables(session)
@@ -181,7 +185,7 @@ class Archive:
                 _insert(session, table, folder / Path(manifest["tables"][table.name]["file"]).name, moves)
                 _move_sequence(session, table)
             for one in manifest["artefacts"]:
-                copy_artefact(folder / "artefacts", artefacts, one["sha256"], "exported")
+                copy_artefact(FileStore(folder / "artefacts"), store, one["sha256"], "exported")
         return _archived(manifest)
 
     def _refuse_known(self, session: Session, manifest: Mapping[str, Any]) -> None:
@@ -349,24 +353,14 @@ def _move_sequence(session: Session, table: Table) -> None:
         session.execute(select(func.setval(func.pg_get_serial_sequence(table.name, "id"), last)))
 
 
-def copy_artefact(source: Path, target: Path, sha256: str, kind: str) -> None:
+def copy_artefact(source: FileStore, target: FileStore, sha256: str, kind: str) -> None:
     """Copy one artefact, whole or not at all."""
-    origin, path = source / _file(sha256), target / _file(sha256)
-    if path.is_file() and sha256_of(path) == sha256:
-        return
-    if not origin.is_file() or sha256_of(origin) != sha256:
+    if source.look(sha256) is not None:
         raise WorkError(
-            f"the {kind} file {str(origin)!r} is missing or damaged; nothing was written. Put it back from a "
-            "backup: `flowscout db check` lists all that is wrong."
+            f"the {kind} file {source.path(sha256)!r} is missing or damaged; nothing was written. Put it back "
+            "from a backup: `flowscout db check` lists all that is wrong."
         )
-    target.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    shutil.copyfile(origin, temporary)
-    temporary.replace(path)
-
-
-def _file(sha256: str) -> str:
-    return f"{sha256}.safetensors"
+    target.write(source.read(sha256, kind=kind))
 
 
 def _archived(manifest: Mapping[str, Any]) -> Archived:

@@ -20,11 +20,12 @@ from flowscout.db.locks import lock_campaign as lock_campaign
 from flowscout.db.models import Balance, Campaign, ConfigVersion, Objective, utc_now
 from flowscout.db.records import CampaignRecord, ConfigRecord, Lease, ObjectiveRecord, RunnerRecord
 from flowscout.db.states import CampaignState, sources_of
+from flowscout.db.timings import LEASE_TTL_S
 from flowscout.errors import CampaignBusyError, LeaseLostError, NotFoundError
 
 logger = logging.getLogger(__name__)
 
-LEASE_TTL_S = 120.0
+_LATEST_FIRST = (ConfigVersion.registered_at.desc(), ConfigVersion.number.desc())
 
 
 class Campaigns:
@@ -115,7 +116,7 @@ class Campaigns:
             query = query.where(ConfigVersion.sha256 == sha256)
         if version_id is not None:
             query = query.where(ConfigVersion.id == version_id)
-        query = query.order_by(ConfigVersion.registered_at.desc(), ConfigVersion.number.desc())
+        query = query.order_by(*_LATEST_FIRST)
         with self._database.read() as session:
             row = session.scalar(query.limit(1))
         if row is None:
@@ -123,15 +124,13 @@ class Campaigns:
                 f"campaign {campaign_id} has no configuration with sha256 {sha256!r}; "
                 "register the campaign file again with `flowscout run` or `flowscout ask`."
             )
-        return ConfigRecord(
-            id=row.id,
-            number=row.number,
-            sha256=row.sha256,
-            yaml=row.yaml,
-            folder=row.folder,
-            package_version=row.package_version,
-            git_commit=row.git_commit,
-        )
+        return _config(row)
+
+    def configs(self, campaign_id: int) -> list[ConfigRecord]:
+        """Return every configuration of a campaign, the one registered last first."""
+        query = select(ConfigVersion).where(ConfigVersion.campaign_id == campaign_id).order_by(*_LATEST_FIRST)
+        with self._database.read() as session:
+            return [_config(row) for row in session.scalars(query)]
 
     def objectives(self, campaign_id: int) -> list[ObjectiveRecord]:
         """Return what the campaign wants, in the order it was registered."""
@@ -249,6 +248,18 @@ def hold_lease(session: Session, lease: Lease) -> None:
     now = session.scalars(select(utc_now())).one()
     row.lease_until = now + timedelta(seconds=lease.ttl_s)
     session.flush()
+
+
+def _config(row: ConfigVersion) -> ConfigRecord:
+    return ConfigRecord(
+        id=row.id,
+        number=row.number,
+        sha256=row.sha256,
+        yaml=row.yaml,
+        folder=row.folder,
+        package_version=row.package_version,
+        git_commit=row.git_commit,
+    )
 
 
 def _store_version(session: Session, campaign_id: int, config: ConfigRecord, *, actor: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session
 
-from flowscout.db.archive import sha256_of
 from flowscout.db.candidates import chunks
 from flowscout.db.database import Database
+from flowscout.db.filestore import FileStore, store_of
 from flowscout.db.models import (
     Approval,
     Artefact,
@@ -50,7 +50,7 @@ class Fault:
     mend: str
 
 
-def check_history(database: Database, campaign_id: int, *, artefacts: Path) -> list[Fault]:
+def check_history(database: Database, campaign_id: int, *, artefacts: FileStore | Path) -> list[Fault]:
     """Return everything that is wrong with a campaign's history; nothing when all is right.
 
     One snapshot is looked at. `artefacts` is where the campaign's artefacts lie.
@@ -65,7 +65,7 @@ def check_history(database: Database, campaign_id: int, *, artefacts: Path) -> l
         ("money", _money),
         ("current values", _current_values),
         ("fits", _fits),
-        ("artefacts", lambda session, number: _artefacts(session, number, artefacts)),
+        ("artefacts", lambda session, number: _artefacts(session, number, store_of(artefacts))),
     ]
     with database.read() as session:
         return [Fault(name, found, mend) for name, look in looks for found, mend in look(session, campaign_id)]
@@ -260,11 +260,11 @@ def _fits(session: Session, campaign_id: int) -> Iterator[tuple[str, str]]:
             )
 
 
-def _artefacts(session: Session, campaign_id: int, folder: Path) -> Iterator[tuple[str, str]]:
+def _artefacts(session: Session, campaign_id: int, store: FileStore) -> Iterator[tuple[str, str]]:
     """Look whether every file is there, and is what was stored."""
     for row in session.scalars(select(Artefact).where(Artefact.campaign_id == campaign_id)):
-        path = folder / f"{row.sha256}.safetensors"
-        if not path.is_file():
-            yield f"the {row.kind} file {str(path)!r} is missing", "put it back from a backup"
-        elif sha256_of(path) != row.sha256:
-            yield f"the {row.kind} file {str(path)!r} is not what was stored", "put it back from a backup"
+        wrong, path = store.look(row.sha256), store.path(row.sha256)
+        if wrong == "missing":
+            yield f"the {row.kind} file {path!r} is missing", "put it back from a backup"
+        elif wrong == "damaged":
+            yield f"the {row.kind} file {path!r} is not what was stored", "put it back from a backup"

@@ -19,9 +19,9 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, Oper
 from sqlalchemy.orm import Session
 
 from flowscout.db import migrate
+from flowscout.db.timings import BUSY_TIMEOUT_S
 from flowscout.errors import NoHistoryError, SchemaError
 
-BUSY_TIMEOUT_S = 60.0
 _MAKERS_KEY = 0x666C6F7773636F75  # any number that another program is unlikely to lock: "flowscou"
 
 

@@ -26,11 +26,10 @@ from flowscout.db.recording import insert_measurements
 from flowscout.db.records import Claim, Outcome, Ruling, UnknownRecord
 from flowscout.db.settling import settle_plain
 from flowscout.db.states import AttemptState, EvaluationState, RoundState
+from flowscout.db.timings import ATTEMPT_LEASE_S
 from flowscout.errors import StateError
 
 logger = logging.getLogger(__name__)
-
-ATTEMPT_LEASE_S = 600.0
 
 ACCEPTED = "call-back"
 """The owner, with the oracle's name, of an attempt whose answer comes by itself."""

@@ -4,6 +4,7 @@ What may be wrong with a history belongs in `checks.py`.
 """
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from flowscout.db import migrate
 from flowscout.db.archive import copy_artefact
 from flowscout.db.database import Database, current_revision, parse_url, sidecar_folder, write_engine
+from flowscout.db.filestore import FileStore
 from flowscout.db.rowfiles import whole_file
 from flowscout.errors import ConfigError, NoHistoryError, WorkError
 
@@ -33,10 +35,11 @@ class BackedUp:
     artefacts: int
 
 
-def backup(database: Database, path: Path) -> BackedUp:
+def backup(database: Database, path: Path, *, in_a_store: Callable[[int], bool] = lambda _: False) -> BackedUp:
     """Copy a SQLite history to `path`, with its artefacts beside it, while others read and write.
 
-    The copy is one snapshot, checked before it takes its name; writers do not wait for it.
+    The copy is one snapshot, checked before it takes its name; writers do not wait for it. Artefacts of campaigns,
+    by their ids, that are kept `in_a_store` stay there.
 
     Raises:
         ConfigError: the history is on PostgreSQL, or `path` is there already or cannot be written.
@@ -59,14 +62,17 @@ def backup(database: Database, path: Path) -> BackedUp:
         _copy(Path(str(url.database)), temporary)
         with closing(sqlite3.connect(temporary)) as copy:
             found = copy.execute("PRAGMA integrity_check").fetchall()
-            hashes = [sha256 for (sha256,) in copy.execute("SELECT sha256 FROM artefact")]
+            rows = copy.execute("SELECT campaign_id, sha256 FROM artefact").fetchall()
         if found != [("ok",)]:
             raise WorkError(
                 f"the copy is damaged ({found[0][0]}), and so is the history: nothing was written. "
                 "`flowscout db check` says what is wrong with it."
             )
+        beside, target = FileStore(own / "artefacts"), FileStore(files / "artefacts")
+        away = {number for number, _ in rows if in_a_store(number)}
+        hashes = [sha256 for number, sha256 in rows if number not in away or beside.look(sha256) != "missing"]
         for sha256 in hashes:
-            copy_artefact(own / "artefacts", files / "artefacts", sha256, "artefact")
+            copy_artefact(beside, target, sha256, "artefact")
     return BackedUp(path, path.stat().st_size, len(hashes))
 
 

@@ -9,10 +9,7 @@ from flowscout.db import owners
 from flowscout.db.candidates import insert_for
 from flowscout.db.database import Database
 from flowscout.db.models import Worker, utc_now
-
-HEARTBEAT_S = 10.0
-SILENT_AFTER_S = 6 * HEARTBEAT_S
-"""After how long without a heartbeat a worker no longer counts as living."""
+from flowscout.db.timings import SILENT_AFTER_S
 
 
 class Workers:

@@ -10,12 +10,10 @@ from dataclasses import replace
 from functools import cache
 
 from flowscout.db import LEASE_TTL_S, History, Lease, this_owner
+from flowscout.db.timings import PATIENCE_S
 from flowscout.errors import CampaignBusyError
-from flowscout.flows.settings import database_url
+from flowscout.flows.settings import campaigns_folder, database_url
 from flowscout.loop.workbench import Workbench, hold_campaign, lay_out
-
-PATIENCE_S = 60.0
-"""How long a run that cannot be put off waits for a campaign that another process has for a moment."""
 
 
 def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None = None) -> Workbench:
@@ -62,7 +60,7 @@ def hold_patiently(bench: Workbench, *, patience_s: float = PATIENCE_S) -> Itera
 
 @cache
 def _lay_out(url: str, campaign: str, config_sha256: str) -> Workbench:
-    return lay_out(_history(url), campaign, config_sha256=config_sha256)
+    return lay_out(_history(url), campaign, config_sha256=config_sha256, folder=campaigns_folder())
 
 
 @cache

@@ -25,6 +25,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment
 from prefect.states import Crashed
 
+from flowscout.db.timings import POLLED_S
 from flowscout.flows.pool import POOL
 from flowscout.loop.sweeping import Run
 
@@ -33,9 +34,6 @@ NAMES = ("discovery-round", "train-sampler", "collect-results", "campaign-until-
 
 TRAINING = "train-sampler/gpu"
 """The deployment that trains on GPU workers."""
-
-POLLED_S = 60.0
-"""How recently somebody must have asked a queue for work to count on being heard there: workers ask each 15 s."""
 
 SOON_S = 60.0
 """A run that is scheduled within so long need not be started by hand."""

@@ -88,7 +88,7 @@ def serve(wanted: Serving, stopped: Callable[[], bool], *, say: Callable[[str], 
             for queue in wanted.queues:
                 supervisor.add(_worker(wanted, queue, worker))
             say(f"Prefect's page and API: {wanted.page} (logs: {wanted.home})")
-            say(f"workers of pool {POOL}: {', '.join(wanted.queues)}; Ctrl-C ends")
+            say(f"workers of pool {POOL}: {', '.join(wanted.queues) or 'none here'}; Ctrl-C ends")
         supervisor.run(stopped, say=say)
     finally:
         supervisor.stop()

@@ -12,6 +12,9 @@ from flowscout.errors import ConfigError
 DATABASE = "FLOWSCOUT_DB"
 """The variable that tells flows, workers and the command line which history to open."""
 
+FOLDER = "FLOWSCOUT_FOLDER"
+"""The variable that tells where this machine keeps the files that campaigns name, each in a folder of its name."""
+
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -65,6 +68,12 @@ def database_url() -> str:
 def set_database_url(url: str) -> None:
     """Name the history for the flows of this process and of those it starts."""
     os.environ[DATABASE] = url
+
+
+def campaigns_folder() -> Path | None:
+    """Return where this machine keeps the files that campaigns name; None: where they were registered."""
+    found = os.environ.get(FOLDER)
+    return Path(found).absolute() if found else None
 
 
 def server_url() -> str | None:

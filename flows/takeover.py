@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
+from flowscout.db.timings import SWEEP_TIMEOUT_S
 from flowscout.flows.backlog import drop_late_runs
 from flowscout.flows.desk import open_bench, open_history
 from flowscout.flows.links import run_tags
@@ -22,7 +23,7 @@ from flowscout.loop.announcing import tell_server
 logger = logging.getLogger(__name__)
 
 
-@flow(name="takeover", flow_run_name="sweep", persist_result=False, timeout_seconds=sweeping.SWEEP_TIMEOUT_S)
+@flow(name="takeover", flow_run_name="sweep", persist_result=False, timeout_seconds=SWEEP_TIMEOUT_S)
 def takeover(campaign: CampaignId | None = None) -> dict[str, int]:
     """Look after one campaign, or all: return how many calls were ended, runs marked and rounds started again.
 

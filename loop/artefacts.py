@@ -1,52 +1,63 @@
-"""Files too large for SQL, such as a policy's weights: named by their content, written whole or not at all."""
+"""Tensors too large for SQL, such as a policy's weights, as files named by their content.
+
+Where the files lie and how they are written belongs in `db.filestore`.
+"""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from safetensors.torch import load, save
 from torch import Tensor
 
-from flowscout.db import ArtefactRecord
-from flowscout.errors import WorkError
+from flowscout.db import ArtefactRecord, FileStore, Place
 
 
 class ArtefactStore:
-    """A folder of safetensors files, each named by its sha256."""
+    """Named tensors in safetensors files, each named by its sha256: in a folder, or at an fsspec URL."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, place: Place, *others: Place) -> None:
+        """Keep files at `place`; those that are not there are looked for at the `others`."""
+        self.files = FileStore(place, *others)
 
     def put(self, tensors: Mapping[str, Tensor], *, kind: str) -> ArtefactRecord:
-        """Store named tensors and return the record of the file. The same content is stored once."""
-        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        digest = hashlib.sha256(content).hexdigest()
-        path = self._path(digest)
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        return ArtefactRecord(digest, kind, len(content))
+        """Store named tensors and return the record of the file. The same content is stored once.
+
+        Raises:
+            ConfigError: the store's kind is not known or not installed.
+            WorkError: the store does not take it.
+        """
+        content = as_file(tensors)
+        return ArtefactRecord(self.files.write(content), kind, len(content))
 
     def get(self, record: ArtefactRecord) -> dict[str, Tensor]:
         """Return the tensors of a stored file.
 
         Raises:
-            WorkError: the file is gone or is not what was stored.
+            WorkError: the file is gone or is not what was stored, or the store does not answer.
         """
-        path = self._path(record.sha256)
-        content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() != record.sha256:
-            raise WorkError(
-                f"the {record.kind} file {str(path)!r} is missing or damaged; put it back from a backup: it "
-                "belongs to the history beside it."
-            )
-        return load(content)
+        return load(self.files.read(record.sha256, kind=record.kind))
 
-    def _path(self, sha256: str) -> Path:
-        return self.folder / f"{sha256}.safetensors"
+
+class ArtefactsInMemory(ArtefactStore):
+    """A store that is read as it is and written in memory only."""
+
+    def __init__(self, store: ArtefactStore) -> None:
+        self.files = store.files
+        self._made: dict[str, bytes] = {}
+
+    def put(self, tensors: Mapping[str, Tensor], *, kind: str) -> ArtefactRecord:
+        """Keep named tensors for as long as this store lives, and return the record of the file they would be."""
+        content = as_file(tensors)
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._made[sha256] = content
+        return ArtefactRecord(sha256, kind, len(content))
+
+    def get(self, record: ArtefactRecord) -> dict[str, Tensor]:
+        """Return the tensors that were put here, or else those of the store."""
+        made = self._made.get(record.sha256)
+        return super().get(record) if made is None else load(made)
+
+
+def as_file(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the content of the file that holds named tensors."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowscout.db import CampaignState, RoundRecord, RoundState
+from flowscout.db.timings import BUSY_S
 from flowscout.errors import CampaignBusyError, StateError
 from flowscout.loop.campaign_results import CampaignResults, user_name
 from flowscout.loop.due import pause_deployment
@@ -18,9 +19,6 @@ from flowscout.loop.workbench import Workbench, at_version
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BUSY_S = 15.0
-"""How long an approval waits for a process that holds the campaign: rounds that wait for people are brief."""
 
 _COLUMNS = ("rank", "candidate_id", "object", "origin", "mean", "sd", "acquisition")
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from flowscout.db import EventKind, parse_url
+from flowscout.db import EventKind, check_place, parse_url
 from flowscout.errors import ConfigError
 from flowscout.loop.gate_sections import StopSection
 from flowscout.loop.oracle_sections import OracleSection
@@ -238,6 +238,17 @@ class CampaignConfig(Section):
     notify: list[NotifySection] = Field(default_factory=list)
     seed: int | None = Field(default=None, ge=0, lt=2**62)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    artefacts: str | None = None
+
+    @field_validator("artefacts")
+    @classmethod
+    def _is_a_store(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                check_place(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return value
 
     @field_validator("oracle", mode="before")
     @classmethod
@@ -414,6 +425,15 @@ def parse_campaign(text: str, *, name: str) -> CampaignConfig:
         raise ConfigError(f"{name}: {'; '.join(map(_explain, details[:3]))}.") from error
     except ConfigError as error:
         raise ConfigError(f"{name}: space: {error}") from error
+
+
+def artefacts_url(text: str) -> str | None:
+    """Return the store of artefacts that a registered campaign file names, or None; older ones are read too."""
+    if "artefacts" not in text:
+        return None
+    content = yaml.load(text, Loader=_Loader)  # noqa: S506 - it derives from the safe one
+    found = content.get("artefacts") if isinstance(content, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _explain(detail: ErrorDetails) -> str:

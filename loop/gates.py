@@ -10,6 +10,7 @@ from math import inf, isfinite
 from typing import Literal
 
 from flowscout.db import CampaignState, EvaluationState, RoundRecord, RoundState
+from flowscout.db.timings import HANDED_OVER_S
 from flowscout.errors import ConfigError
 from flowscout.loop.oracle_sections import LabSection, PlugInSection
 from flowscout.loop.stopping import BUDGET_RULES, why_finished
@@ -22,9 +23,6 @@ _GRAMMAR = "results >= N or hours >= H, joined by and, or, with brackets"
 _DEEPEST = 20
 
 _UNDECIDED = (RoundState.PLANNED, RoundState.FITTING, RoundState.TRAINING, RoundState.PROPOSED)
-
-HANDED_OVER_S = 300.0
-"""How long a training that was handed over may lie before the next round trains itself."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from flowscout.db import ATTEMPT_LEASE_S, Claim, History
+from flowscout.db import ATTEMPT_LEASE_S, RENEWALS, Claim, History
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class HeldClaims:
         self._history, self._lease_s = history, lease_s
         self._held: dict[int, Claim] = {}
         self._lock = threading.Lock()
-        self._renewing = repeating(self._renew, every_s=lease_s / 4, name="flowscout-claims")
+        self._renewing = repeating(self._renew, every_s=lease_s / RENEWALS, name="flowscout-claims")
         self.lost: set[int] = set()
         """The ids of attempts that are lost."""
 

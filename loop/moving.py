@@ -5,12 +5,12 @@ What the files hold belongs in `db.export` and `db.archive`.
 
 import json
 from pathlib import Path
+from typing import Any
 
-from flowscout.db import Archived, History
+from flowscout.db import Archived, FileStore, History, Place
 from flowscout.errors import ConfigError
-from flowscout.loop.workbench import artefacts_of, files_of
-
-ARTEFACTS = "artefacts"
+from flowscout.loop.config import artefacts_url
+from flowscout.loop.workbench import ARTEFACTS, artefacts_of, files_of
 
 
 def export_whole(history: History, campaign: str, folder: Path, *, form: str = "jsonl") -> Archived:
@@ -19,18 +19,21 @@ def export_whole(history: History, campaign: str, folder: Path, *, form: str = "
     return history.archive.write(record.id, folder, artefacts=artefacts_of(history, record), form=form)
 
 
-def import_whole(history: History, folder: Path) -> tuple[Archived, Path]:
+def import_whole(history: History, folder: Path) -> tuple[Archived, Place]:
     """Add the history in a folder to a database; return what came, and where its artefacts lie now.
 
-    Beside a SQLite file they lie in its folder of files. With PostgreSQL that is a folder beside the campaign
-    file, whose place the history tells: it must exist on this machine.
+    They lie in the store that the campaign file names. Without one they lie, beside a SQLite file, in its folder
+    of files, and with PostgreSQL in a folder beside the campaign file, which must exist on this machine.
 
     Raises:
         ConfigError: it does not, or `folder` holds no whole history.
     """
     manifest = history.archive.check(folder)
-    home = _home(folder)
-    files = files_of(history, str(manifest["campaign"]), home)
+    latest = _latest_version(folder)
+    url = artefacts_url(str(latest["yaml"]))
+    if url is not None:
+        return history.archive.read(folder, artefacts=FileStore(url)), url
+    files = files_of(history, str(manifest["campaign"]), str(latest["folder"]))
     if manifest["artefacts"] and not files.parent.is_dir():
         raise ConfigError(
             f"the artefacts of {manifest['campaign']!r} belong into {str(files)!r}, but the folder of its file is "
@@ -39,8 +42,8 @@ def import_whole(history: History, folder: Path) -> tuple[Archived, Path]:
     return history.archive.read(folder, artefacts=files / ARTEFACTS), files / ARTEFACTS
 
 
-def _home(folder: Path) -> str:
-    """Return the folder of the campaign file that was registered last."""
+def _latest_version(folder: Path) -> dict[str, Any]:
+    """Return the campaign file that was registered last."""
     path = next(folder.glob("config_version.*"))
     if path.suffix == ".parquet":
         from flowscout.db.rowfiles import read_parquet
@@ -48,4 +51,4 @@ def _home(folder: Path) -> str:
         rows = list(read_parquet(path))
     else:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return str(max(rows, key=lambda row: (str(row["registered_at"]), row["number"]))["folder"])
+    return max(rows, key=lambda row: (str(row["registered_at"]), row["number"]))

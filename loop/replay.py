@@ -3,27 +3,25 @@
 Everything happens in memory: the history is read as it stood then, and nothing is written.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from flowscout.db import ArtefactRecord, Decision, FitRecord, ProposalRecord, RoundRecord, SamplerRecord
 from flowscout.db.database import to_json
 from flowscout.db.past import past_history, replaced_by_veto
 from flowscout.errors import FlowscoutError, StateError
-from flowscout.loop.artefacts import ArtefactStore
+from flowscout.loop.artefacts import ArtefactsInMemory, ArtefactStore
 from flowscout.loop.fitting import fit_surrogate, versions
 from flowscout.loop.gflownet import one_thread
 from flowscout.loop.pools import USER
 from flowscout.loop.seeds import derive_seed
 from flowscout.loop.turns import propose_batch, train_sampler
-from flowscout.loop.workbench import Tools, Workbench, at_version, files_of
+from flowscout.loop.workbench import Tools, Workbench, at_version
 from flowscout.version import __version__
 
 _NUMBERS = ("acquisition", "log_reward", "log_prob", "mean", "sd")
@@ -115,8 +113,7 @@ class _Replaying:
         config = bench.config
         if ranked:  # `ask` may have wanted another number than the file
             config = config.model_copy(update={"batch": config.batch.model_copy(update={"size": ranked})})
-        files = files_of(bench.history, bench.campaign.name, bench.version.folder)
-        tools = _ToolsInMemory(bench.config, bench.version, files=files)
+        tools = _ToolsInMemory(bench.config, bench.version, places=bench.tools.places, here=bench.tools.here)
         return replace(bench, history=history, config=config, tools=tools)
 
     def _fit(self, bench: Workbench) -> FitRecord:
@@ -264,31 +261,12 @@ def _distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float |
     return max(gaps, default=0.0)
 
 
-class _ArtefactsInMemory(ArtefactStore):
-    """A store that reads what is there and keeps what is new to itself."""
-
-    def __init__(self, store: ArtefactStore) -> None:
-        super().__init__(store.folder)
-        self._made: dict[str, dict[str, Tensor]] = {}
-
-    def put(self, tensors: Mapping[str, Tensor], *, kind: str) -> ArtefactRecord:
-        kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        content = save(kept)
-        digest = hashlib.sha256(content).hexdigest()
-        self._made[digest] = kept
-        return ArtefactRecord(digest, kind, len(content))
-
-    def get(self, record: ArtefactRecord) -> dict[str, Tensor]:
-        made = self._made.get(record.sha256)
-        return super().get(record) if made is None else dict(made)
-
-
 class _ToolsInMemory(Tools):
     """Tools whose artefacts are not written."""
 
     @property
     def artefacts(self) -> ArtefactStore:
         if "kept" not in self.__dict__:
-            self.__dict__["kept"] = _ArtefactsInMemory(ArtefactStore(self._files / "artefacts"))
+            self.__dict__["kept"] = ArtefactsInMemory(ArtefactStore(*self.places))
         kept: ArtefactStore = self.__dict__["kept"]
         return kept

@@ -31,6 +31,7 @@ WORDS: dict[str, dict[str, str]] = {
         "notify": "Who is told when something happens.",
         "seed": "Every random choice follows from it; drawn and stored if it is left out.",
         "device": "Where the sampler is trained; auto: on a GPU if there is one.",
+        "artefacts": "The URL of a store that all machines reach, such as s3://BUCKET/FOLDER.",
     },
     "SequenceSection": {
         "type": "All sequences of one length over an alphabet.",

@@ -79,7 +79,8 @@ def sampler_page(bench: Workbench, number: int) -> str:
     for name, part in (parts or {run.kind: found}).items():
         if part.get("fallback"):
             lines.append("\nIt failed its health check: the batch comes from local search on the same reward.")
-        lines += ["", *([f"### {name}", ""] if parts else []), *_table(part, _HEALTH)]
+        table = _table(part, _HEALTH) or ["Nothing is trained."]
+        lines += ["", *([f"### {name}", ""] if parts else []), *table]
         if part.get("loss_curve"):
             curves[name] = part["loss_curve"]
     if curves:

@@ -9,24 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowscout.db import CampaignRecord, EventKind, History, is_dead, is_living, this_owner
+from flowscout.db.timings import SILENT_S, STARTING_S
 from flowscout.errors import NotFoundError
 from flowscout.loop import gates
 from flowscout.loop.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
-SILENT_S = 600.0
-"""After how long a process elsewhere that has not given its lease back, nor renewed it, counts as dead; and one
-that never took it, as far as the history knows. Starting takes seconds, and the sweep itself less than this."""
-
-STARTING_S = 120.0
-"""How long a run may take from its start until it holds its campaign."""
-
 RUN_ROUNDS = ("discovery-round", "campaign-until-done")
 """The flows that go on with a round where another one left it."""
-
-SWEEP_TIMEOUT_S = 300
-"""When a sweep ends itself: well before another one may call it dead."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def bench_for_trial(file: CampaignFile) -> Workbench:
         sha256=file.sha256, yaml=file.text, folder=str(file.folder), package_version=__version__
     )
     campaign = CampaignRecord(0, "", file.config.campaign, file.config.seed or 0, 0, CampaignState.ACTIVE)
-    tools = Tools(file.config, version, files=Path(file.folder))
+    tools = Tools(file.config, version, places=(Path(file.folder),))
     return Workbench(cast("History", None), campaign, file.config, version, tools)
 
 

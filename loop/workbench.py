@@ -4,7 +4,7 @@ What is done with it belongs in `loop.stages`.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 from flowscout.db import (
     ATTEMPT_LEASE_S,
     LEASE_TTL_S,
+    RENEWALS,
     CampaignRecord,
     ConfigRecord,
+    FileStore,
     History,
     Lease,
     OracleRecord,
+    Place,
     sidecar_folder,
     this_owner,
 )
@@ -27,6 +30,7 @@ from flowscout.loop import notices
 from flowscout.loop.config import (
     CampaignConfig,
     CampaignFile,
+    artefacts_url,
     parse_campaign,
     version_hash,
 )
@@ -43,6 +47,9 @@ if TYPE_CHECKING:
 
     from flowscout.loop.artefacts import ArtefactStore
     from flowscout.loop.spaces import CatalogueSpace, SequenceSpace
+
+ARTEFACTS = "artefacts"
+"""The folder of artefacts among the files of a campaign."""
 
 
 def rules_of(config: CampaignConfig, folder: Path) -> SequenceRules | Listing:
@@ -69,11 +76,18 @@ def rules_of(config: CampaignConfig, folder: Path) -> SequenceRules | Listing:
 
 
 class Tools:
-    """What is made of a configuration when it is first used, and kept."""
+    """What is made of a configuration when it is first used, and kept.
 
-    def __init__(self, config: CampaignConfig, version: ConfigRecord, *, files: Path) -> None:
-        self._config, self._version, self._files = config, version, files
-        self.folder = Path(version.folder)
+    `places` is where artefacts are kept: new ones at the first. `here` is where this process keeps what the file
+    names, an oracle's module or a table; None: where the file stood when it was registered.
+    """
+
+    def __init__(
+        self, config: CampaignConfig, version: ConfigRecord, *, places: Sequence[Place], here: Path | None = None
+    ) -> None:
+        self._config, self._version = config, version
+        self.places, self.here = tuple(places), here
+        self.folder = Path(version.folder) if here is None else here
 
     @cached_property
     def rules(self) -> SequenceRules | Listing:
@@ -113,10 +127,21 @@ class Tools:
 
     @cached_property
     def artefacts(self) -> "ArtefactStore":
-        """Where files are kept."""
+        """Where files are kept.
+
+        Raises:
+            ConfigError: beside the campaign file, which is on another machine.
+        """
         from flowscout.loop.artefacts import ArtefactStore
 
-        return ArtefactStore(self._files / "artefacts")
+        place = self.places[0]
+        if isinstance(place, Path) and not any(folder.is_dir() for folder in (place, *place.parents[:2])):
+            raise ConfigError(
+                f"the artefacts of this campaign lie beside its file in {str(place.parent.parent)!r}, which is "
+                "not on this machine. Set `artefacts` in the campaign file to a store that all machines reach, "
+                "such as s3://BUCKET/FOLDER, or say with FLOWSCOUT_FOLDER where that folder is here."
+            )
+        return ArtefactStore(*self.places)
 
     @cached_property
     def device(self) -> "torch.device":
@@ -221,11 +246,18 @@ def register(
         actor=actor,
     )
     notices.subscribe(history, campaign, config)
-    return _lay_out(history, campaign, config, history.campaigns.config(campaign.id, sha256=file.sha256))
+    stored = history.campaigns.config(campaign.id, sha256=file.sha256)
+    # Another user may have registered the same file from another folder since.
+    return _lay_out(history, campaign, config, replace(stored, folder=str(file.folder)))
 
 
-def lay_out(history: History, campaign: int | str, *, config_sha256: str | None = None) -> Workbench:
+def lay_out(
+    history: History, campaign: int | str, *, config_sha256: str | None = None, folder: Path | None = None
+) -> Workbench:
     """Return the workbench of a registered campaign, from what the history holds of it.
+
+    `folder` is where this machine keeps the files of campaigns, or those of this one: a folder in it that has the
+    campaign's name is taken first. By default they are where the file stood when it was registered.
 
     Raises:
         NotFoundError: no such campaign or version.
@@ -233,24 +265,49 @@ def lay_out(history: History, campaign: int | str, *, config_sha256: str | None 
     record = history.campaigns.get(campaign)
     version = history.campaigns.config(record.id, sha256=config_sha256)
     config = parse_campaign(version.yaml, name=f"campaign {record.name}, version {version.number}")
-    return _lay_out(history, record, config, version)
+    if folder is not None and (folder / record.name).is_dir():
+        folder = folder / record.name
+    return _lay_out(history, record, config, version, here=folder)
 
 
 def at_version(bench: Workbench, version_id: int) -> Workbench:
-    """Return the bench as an earlier version of the campaign file lays it out; the lease stays."""
+    """Return the bench as an earlier version of the campaign file lays it out; the lease stays.
+
+    Where that one's folder is on another machine, what it names is looked for in this bench's.
+    """
     if bench.version.id == version_id:
         return bench
     version = bench.history.campaigns.config(bench.campaign.id, version_id=version_id)
     config = parse_campaign(version.yaml, name=f"campaign {bench.campaign.name}, version {version.number}")
-    then = _lay_out(bench.history, bench.campaign, config, version)
+    here = bench.tools.here
+    if here is None and not Path(version.folder).is_dir():
+        here = bench.tools.folder
+    then = _lay_out(bench.history, bench.campaign, config, version, here=here)
     return replace(then, lease=bench.lease, lease_s=bench.lease_s)
 
 
 def _lay_out(
-    history: History, campaign: CampaignRecord, config: CampaignConfig, version: ConfigRecord
+    history: History,
+    campaign: CampaignRecord,
+    config: CampaignConfig,
+    version: ConfigRecord,
+    *,
+    here: Path | None = None,
 ) -> Workbench:
-    tools = Tools(config, version, files=files_of(history, campaign.name, version.folder))
+    tools = Tools(config, version, places=_places(history, campaign, version, here), here=here)
     return Workbench(history, campaign, config, version, tools)
+
+
+def _places(
+    history: History, campaign: CampaignRecord, version: ConfigRecord, here: Path | None
+) -> tuple[Place, ...]:
+    """Return where the artefacts of a version of a campaign lie: its store first, then where others put theirs."""
+    home = version.folder if here is None or Path(version.folder).is_dir() else str(here)
+    beside = files_of(history, campaign.name, home) / ARTEFACTS
+    others = [one for one in history.campaigns.configs(campaign.id) if one.sha256 != version.sha256]
+    urls = [artefacts_url(one.yaml) for one in (version, *others)]
+    first: Place = beside if urls[0] is None else urls[0]
+    return tuple(dict.fromkeys([first, *(url for url in urls if url is not None), beside]))
 
 
 def files_of(history: History, campaign: str, folder: str) -> Path:
@@ -261,10 +318,9 @@ def files_of(history: History, campaign: str, folder: str) -> Path:
     return sidecar_folder(history.database.url) or Path(folder) / f"{campaign}.files"
 
 
-def artefacts_of(history: History, campaign: CampaignRecord) -> Path:
-    """Return the folder that a registered campaign's artefacts lie in."""
-    version = history.campaigns.config(campaign.id)
-    return files_of(history, campaign.name, version.folder) / "artefacts"
+def artefacts_of(history: History, campaign: CampaignRecord) -> FileStore:
+    """Return the store that a registered campaign's artefacts lie in."""
+    return FileStore(*_places(history, campaign, history.campaigns.config(campaign.id), None))
 
 
 @contextmanager
@@ -281,7 +337,7 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
 
     def keep() -> None:
         # When the lease is lost, the next write of the runner says so: nothing is to be done here.
-        while not ended.wait(lease.ttl_s / 4):
+        while not ended.wait(lease.ttl_s / RENEWALS):
             try:
                 campaigns.renew_lease(lease)  # a database that is away is tried again at the next tick
             except LeaseLostError:

@@ -8,8 +8,8 @@ from sqlalchemy import text
 
 from flowscout import Campaign
 from flowscout.db import EventKind, ScheduleRecord, this_owner
-from flowscout.loop import sweeping
-from flowscout.loop.sweeping import SILENT_S, STARTING_S, Run, campaign_of, is_coming, is_stuck, starters, why_dead
+from flowscout.db.timings import SILENT_S, STARTING_S, SWEEP_TIMEOUT_S
+from flowscout.loop.sweeping import Run, campaign_of, is_coming, is_stuck, starters, why_dead
 from flowscout.loop.workbench import hold_campaign
 
 CAMPAIGN = """\
@@ -123,7 +123,7 @@ def test_run_of_a_campaign_that_is_not_here_is_nobodys_business(campaign):
 
 def test_only_an_old_sweep_is_dead(campaign):
     history = campaign.workbench.history
-    assert sweeping.SWEEP_TIMEOUT_S < SILENT_S
+    assert SWEEP_TIMEOUT_S < SILENT_S
     assert why_dead(history, None, Run("run-2", "takeover", None, None, SILENT_S - 1)) is None
     assert why_dead(history, None, Run("run-2", "takeover", None, None, SILENT_S + 1)) is not None
 

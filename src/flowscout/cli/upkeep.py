@@ -51,9 +51,14 @@ def backup(
 ) -> None:
     """Copy a SQLite history and its artefacts while others work with it."""
     from flowscout.db.upkeep import backup as back_up
+    from flowscout.loop.config import artefacts_url
 
     with opened(campaign, db) as (history, _, _):
-        done = back_up(history.database, to)
+
+        def in_a_store(number: int) -> bool:
+            return any(artefacts_url(one.yaml) is not None for one in history.campaigns.configs(number))
+
+        done = back_up(history.database, to, in_a_store=in_a_store)
     if as_json:
         print_json(asdict(done))
     else:

@@ -42,6 +42,12 @@ def worker(
         int | None,
         typer.Option(min=1, help="How many evaluations to take at a time; default: as the oracle is called."),
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="FLOWSCOUT_FOLDER", help="With --campaign: where this machine keeps what its file names."
+        ),
+    ] = None,
     lease_s: Annotated[
         float | None,
         typer.Option(min=1, help="After how long of silence others take its calls for cut off; default: 600."),
@@ -58,7 +64,8 @@ def worker(
 
     name, url = which(campaign, name, db)
     with History(url, create=False) as history, _stopped_by_signals() as stop:
-        bench = replace(lay_out(history, name), lease_s=lease_s)
+        here = folder if campaign is None else campaign.absolute().parent
+        bench = replace(lay_out(history, name, folder=here), lease_s=lease_s)
         if bench.oracle.info.waits_for_people:
             raise ConfigError(
                 f"campaign {name!r} is measured by people ({bench.oracle.info.name}), expected an oracle that can "

@@ -5,7 +5,7 @@ from pathlib import Path
 from flowscout.db import parse_url
 from flowscout.doctor.checks import Check, broken, ok
 from flowscout.doctor.packages import check_packages
-from flowscout.doctor.places import check_database, check_disk
+from flowscout.doctor.places import check_artefacts, check_database, check_disk
 from flowscout.doctor.services import check_device, check_port, check_prefect, check_secrets
 from flowscout.errors import FlowscoutError, InputError
 from flowscout.loop.config import CampaignConfig, CampaignFile, database_url, read_campaign_file
@@ -30,6 +30,8 @@ def examine(path: Path | None, *, db: str | None, prefect_url: str | None, port:
     checks.append(check_device("auto" if config is None else config.device))
     if config is not None:
         checks += check_secrets(config.model_dump())
+        if config.artefacts is not None:
+            checks.append(check_artefacts(config.artefacts))
     checks.append(check_port(port, needed=config is not None and _is_posted_to(config)))
     return checks
 

@@ -11,10 +11,10 @@ import psutil
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from flowscout.db import parse_url
+from flowscout.db import FileStore, parse_url
 from flowscout.db.database import Database
 from flowscout.doctor.checks import Check, broken, ok, warning
-from flowscout.errors import NoHistoryError, SchemaError
+from flowscout.errors import FlowscoutError, NoHistoryError, SchemaError
 
 REMOTE = (
     "nfs",
@@ -55,6 +55,15 @@ def check_disk(folder: Path) -> Check:
     if free < LITTLE_ROOM:
         return warning("disk", found, "make room before it ends: artefacts and the database grow")
     return ok("disk", found)
+
+
+def check_artefacts(url: str) -> Check:
+    """Check that a store of artefacts answers. Nothing is written to it."""
+    try:
+        FileStore(url, again_s=()).look("0" * 64)
+    except FlowscoutError as error:
+        return broken("artefacts", str(error), "as it says")
+    return ok("artefacts", f"{url} answers")
 
 
 def _check_sqlite(url: str, path: Path) -> list[Check]:
