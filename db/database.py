@@ -4,6 +4,7 @@ What is stored belongs in `db.models`; who may change it, in the repositories.
 """
 
 import json
+import logging
 import math
 import re
 import sqlite3
@@ -15,12 +16,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
 from flowscout.db import migrate
-from flowscout.db.timings import BUSY_TIMEOUT_S
+from flowscout.db.timings import AWAY_S, BUSY_TIMEOUT_S
 from flowscout.errors import NoHistoryError, SchemaError
+
+logger = logging.getLogger(__name__)
+
+SAY_AGAIN_S = 15.0
+"""How often is said that a database is still away."""
 
 _MAKERS_KEY = 0x666C6F7773636F75  # any number that another program is unlikely to lock: "flowscou"
 
@@ -55,8 +61,11 @@ class Database:
 
     `write()` and `read()` yield a `Session`. On SQLite a writing transaction begins with BEGIN IMMEDIATE:
     a deferred one that reads first and then writes fails at once with "database is locked", whatever the
-    busy timeout. Readers hold `query_only` connections.
+    busy timeout. Readers hold `query_only` connections. On PostgreSQL a transaction waits to begin while the
+    server is away, `patience_s` at most: nothing has been done in it yet, so that nothing is done twice.
     """
+
+    patience_s = AWAY_S
 
     def __init__(self, url: str, *, create: bool = True) -> None:
         """Open the database at `url`; make its tables if it is empty and `create` is true.
@@ -85,13 +94,15 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Yield a session in a transaction that holds the write lock; commit at the end."""
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with self._named(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+            self._connect(session)
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Yield a session on a consistent snapshot; it cannot write."""
-        with Session(self._reader, expire_on_commit=False) as session, session.begin():
+        with self._named(), Session(self._reader, expire_on_commit=False) as session, session.begin():
+            self._connect(session)
             yield session
 
     @contextmanager
@@ -102,6 +113,35 @@ class Database:
         """
         with self._writer.connect() as connection:
             yield connection
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let an error that may pass say which database it is about."""
+        try:
+            yield
+        except DBAPIError as error:
+            if passing(error) is not None:
+                error.add_note(f"database {self._shown}")
+            raise
+
+    def _connect(self, session: Session) -> None:
+        """Take a connection that answers; a server that is away is waited for, and spoken of."""
+        if self.url.get_backend_name() == "sqlite":
+            return
+        begun, pauses, said_at = time.monotonic(), iter((0.2, 0.5, 1.0)), -math.inf
+        while True:
+            try:
+                session.connection()
+            except OperationalError as error:
+                left = self.patience_s - (time.monotonic() - begun)
+                if passing(error) is None or left <= 0:
+                    raise
+                if time.monotonic() - said_at >= SAY_AGAIN_S:
+                    said_at = time.monotonic()
+                    logger.warning("%s does not answer (%s); waiting %.0f s more", self._shown, _said(error), left)
+                time.sleep(min(next(pauses, 2.0), left))
+            else:
+                return
 
     def close(self) -> None:
         """Close every connection."""
@@ -194,6 +234,30 @@ def _write_ahead(cursor: Any) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+_AWAY = ("08", "53", "57P", "58030")
+"""How SQLSTATE begins where a connection broke, a resource such as the disk ran out, a server ends or starts."""
+
+
+def passing(error: BaseException) -> str | None:
+    """Return why a database refused where that may pass by itself: it is away, its disk is full.
+
+    What was not committed has not happened then, and may be done again.
+    """
+    if not isinstance(error, DBAPIError):
+        return None
+    if isinstance(error.orig, sqlite3.Error):
+        words = ("disk is full", "disk I/O error", "database is locked")
+        return _said(error) if any(word in str(error.orig) for word in words) else None
+    state = getattr(error.orig, "sqlstate", None)
+    lost = error.connection_invalidated or (state is None and isinstance(error, OperationalError))
+    return _said(error) if lost or (state is not None and state.startswith(_AWAY)) else None
+
+
+def _said(error: DBAPIError) -> str:
+    """Return what a database said, on one line."""
+    return " ".join(str(error.orig).split())[:200]
 
 
 def write_engine(url: URL) -> Engine:

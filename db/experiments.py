@@ -7,7 +7,7 @@ that were cut off in `db.expiry`.
 
 import logging
 import uuid as uuids
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -111,6 +111,25 @@ class Experiments:
             logger.warning("the leases of %d attempts could not be renewed: %s", len(claims), error)
             return []
         return [claim for claim in claims if claim.attempt_id not in held]
+
+    def give_up(self, campaign_id: int, *, owner: str, but: Collection[int]) -> int:
+        """Let an owner's attempts end that it does not know of: claims whose commit it never heard of.
+
+        `but` are the ids of those it holds. Returns how many; `recover` then ends them.
+        """
+        query = (
+            select(Attempt.id)
+            .join(Evaluation, Evaluation.id == Attempt.evaluation_id)
+            .where(Evaluation.campaign_id == campaign_id)
+            .where(Attempt.owner == owner, Attempt.state == AttemptState.RUNNING)
+        )
+        with self._database.write() as session:
+            lock_campaign(session, campaign_id)
+            unknown = [number for number in session.scalars(query) if number not in but]
+            expiry.lock_rows(session, Attempt, unknown)
+            for chunk in chunks(unknown):
+                session.execute(update(Attempt).where(Attempt.id.in_(chunk)).values(lease_until=utc_now()))
+        return len(unknown)
 
     def settle(self, outcomes: Sequence[Outcome], *, actor: str) -> int:
         """Record what came of attempts, in one transaction; return how many measurements were added.

@@ -25,6 +25,9 @@ stay its own for as long as their leases last."""
 BUSY_TIMEOUT_S = 60.0
 """How long a writer waits for another one of the same SQLite file."""
 
+AWAY_S = 90.0
+"""How long a transaction waits to begin while PostgreSQL is away: an upgrade or a fail-over takes no longer."""
+
 ARTEFACTS_AGAIN_S = (1.0, 5.0, 15.0)
 """The pauses before a store of artefacts that did not answer is asked again."""
 

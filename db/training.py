@@ -71,8 +71,9 @@ def make_training_set(values: Sequence[_Value], upto_seq: int) -> TrainingSet:
 
 
 def _training_row(key: str, text: str, found: list[Reading]) -> TrainingRow:
-    mean = fsum(one.value for one in found) / len(found)
-    says_more = len(found) > 1 or found[0].sem is not None or found[0].n is not None
+    first = found[0]
+    mean = first.value if len(found) == 1 else fsum(one.value for one in found) / len(found)
+    says_more = len(found) > 1 or first.sem is not None or first.n is not None
     # Sorted: what was told in another order is the same training set.
     return TrainingRow(key, text, mean, len(found), tuple(sorted(found, key=_place)) if says_more else ())
 

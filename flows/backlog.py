@@ -4,7 +4,7 @@ Prefect keeps every one of them, so that after a weekend without a worker the ne
 after another. Any one of them looks at everything there is to do: the latest of a deployment is enough.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -20,6 +20,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
 from flowscout.flows.pool import POOL
+from flowscout.flows.runs import clock_of
 
 LATE_S = 120.0
 MOST = 200
@@ -31,7 +32,7 @@ def drop_late_runs(client: SyncPrefectClient, *, late_s: float = LATE_S) -> int:
 
     Return how many. Runs that an event or a person asked for stay.
     """
-    before = datetime.now(UTC) - timedelta(seconds=late_s)
+    before = clock_of(client) - timedelta(seconds=late_s)
     late = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
         next_scheduled_start_time=FlowRunFilterNextScheduledStartTime.model_validate({"before_": before}),

@@ -84,7 +84,7 @@ def is_polled(queue: str, *, within_s: float = POLLED_S) -> bool:
             polled = client.read_work_queue_by_name(queue, work_pool_name=POOL).last_polled
         except ObjectNotFound:
             return False
-        return polled is not None and _clock(client) - polled <= timedelta(seconds=within_s)
+        return polled is not None and clock_of(client) - polled <= timedelta(seconds=within_s)
 
 
 def under_way() -> list[Run]:
@@ -92,7 +92,7 @@ def under_way() -> list[Run]:
     names = FlowFilter(name=FlowFilterName(any_=[*NAMES]))
     alive = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*_ALIVE])))
     with get_client(sync_client=True) as client:
-        now = _clock(client)
+        now = clock_of(client)
         flows = {one.id: one.name for one in client.read_flows(flow_filter=names, limit=_MOST)}
         found = client.read_flow_runs(flow_filter=names, flow_run_filter=alive, limit=_MOST)
     return [_run(one, flows[one.flow_id], now) for one in found if one.flow_id in flows]
@@ -105,7 +105,7 @@ def is_awaited(of: UUID) -> bool:
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
     )
     with get_client(sync_client=True) as client:
-        soon = _clock(client) + timedelta(seconds=SOON_S)
+        soon = clock_of(client) + timedelta(seconds=SOON_S)
         found = client.read_flow_runs(flow_run_filter=late, limit=_MOST)
     return any(one.expected_start_time is not None and one.expected_start_time <= soon for one in found)
 
@@ -117,7 +117,7 @@ def mark_crashed(run_id: UUID, why: str) -> bool:
     return answer.status is SetStateStatus.ACCEPT
 
 
-def _clock(client: SyncPrefectClient) -> datetime:
+def clock_of(client: SyncPrefectClient) -> datetime:
     """Return what time it is at the server: this machine's own clock may be wrong."""
     return parsedate_to_datetime(client.hello().headers["Date"])
 

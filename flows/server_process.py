@@ -13,7 +13,9 @@ from flowscout.flows.tether import end_with_parent
 
 def main() -> None:
     """Serve until the parent is gone."""
-    listener = socket.socket()
+    # Named as TCP: only then does asyncio send an answer at once, and not when the other side has acknowledged
+    # its beginning, which takes 40 ms of each of ten requests in a round.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()

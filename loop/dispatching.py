@@ -5,8 +5,8 @@ Which round is due belongs in `loop.stages`, what one call is answered in `loop.
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from queue import Empty, SimpleQueue
@@ -24,6 +24,7 @@ from flowscout.db import (
     Ruling,
     UnknownRecord,
     Verdict,
+    passing,
 )
 from flowscout.errors import FlowscoutError
 from flowscout.loop.lanes import GATHER_S, Ended, Lane
@@ -38,6 +39,9 @@ RETRY_PAUSE_S = 0.2
 POLL_S = 0.5
 """How often is looked whether others have settled what they claimed."""
 
+
+PASSING_S = 5.0
+"""The pause after a database was away or full."""
 
 STORE_AGAIN_S = (0.2, 1.0, 5.0)
 """The pauses before an answer is stored again that could not be."""
@@ -78,6 +82,8 @@ class Dispatcher:
         self._held = HeldClaims(bench.history, lease_s=lease_s)
         self._late = _late.setdefault(bench.history, Late())
         self._failures, self._not_before = 0, 0.0
+        self._unheard = False
+        """Whether a claim was broken off, so that nobody knows whether it was made."""
 
     @property
     def in_hand(self) -> int:
@@ -125,6 +131,10 @@ class Dispatcher:
         """Claim as much as there is room for, the oldest first; return how many evaluations."""
         found = 0
         experiments, campaign_id = self.bench.history.experiments, self.bench.campaign.id
+        if self._unheard:  # what was claimed as the database went away is nobody's, and would wait for its lease
+            experiments.give_up(campaign_id, owner=self.owner, but=HeldClaims.all_held())
+            self.recover(ask=False)
+            self._unheard = False
         for version_id in experiments.versions_queued(campaign_id):
             lane = self._lane(version_id)
             rooms = [lane.room(), None if limit is None else limit - self.in_hand]
@@ -133,9 +143,11 @@ class Dispatcher:
             room = min((room for room in rooms if room is not None), default=None)
             if (room is not None and room <= 0) or lane.bench.oracle.info.waits_for_people:
                 continue
+            self._unheard = True
             claims = experiments.claim_any(
                 campaign_id, owner=self.owner, limit=room, lease_s=self._lease_s, version_id=version_id
             )
+            self._unheard = False
             self._held.hold(claims)
             lane.take(claims)
             found += len(claims)
@@ -179,7 +191,11 @@ class Dispatcher:
             claims = [claim for one in ended for claim in one.claims]
             outcomes = [outcome for one in ended for outcome in one.outcomes]
             self._held.let_go(claims)
-            added += store(lane.bench, outcomes)
+            try:
+                added += store(lane.bench, outcomes)
+            except BaseException:  # what was answered is kept, and stored in a later turn
+                self._held.hold(claims)
+                raise
             self._unsettled = [one for one in self._unsettled if one.lane is not lane]
             lane.settled(len(claims))
             called += len(outcomes)
@@ -285,12 +301,17 @@ def store(bench: Workbench, outcomes: Sequence[Outcome]) -> int:
 
     What was measured was paid for: one that cannot be stored keeps no other from it, and is tried again for a
     while. What the history refuses for good is settled as a failure that says so.
+
+    Raises:
+        Exception: the database is away or its disk is full (`passing`); what was stored before may be again.
     """
     actor = f"oracle:{bench.oracle.info.name}"
     settle = bench.history.experiments.settle
     try:
         return settle(outcomes, actor=actor) if outcomes else 0
-    except Exception:
+    except Exception as error:
+        if passing(error) is not None:
+            raise
         logger.warning("%d answers of %s cannot be stored together", len(outcomes), actor, exc_info=True)
         if len(outcomes) > 1:
             return sum(store(bench, [outcome]) for outcome in outcomes)
@@ -302,7 +323,9 @@ def store(bench: Workbench, outcomes: Sequence[Outcome]) -> int:
         except FlowscoutError as error:
             refused: Exception = error
             break
-        except Exception as error:  # noqa: BLE001 - a database that is away may come back
+        except Exception as error:  # a database that is busy may not be so then
+            if passing(error) is not None:
+                raise
             refused = error
     values = {record.property: record.value for record in outcome.measurements}
     reason = " ".join(str(refused).split())[:500]
@@ -310,6 +333,29 @@ def store(bench: Workbench, outcomes: Sequence[Outcome]) -> int:
     logger.error("%s", message)
     failed = Outcome(outcome.claim, failure=FailureClass.PERMANENT, message=message, cost_minor=outcome.cost_minor)
     return settle([failed], actor=actor)
+
+
+@contextmanager
+def riding_out(bench: Workbench, what: str, *, until: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Pause where the block is broken off by a database that is away or full: what it does is to be done again.
+
+    It says so each time. Whoever repeats it looks at `until`, the end of the pause at the latest.
+    """
+    try:
+        yield
+    except Exception as error:
+        why = passing(error)
+        if why is None:
+            raise
+        logger.warning(
+            "campaign %s: %s was broken off (%s); nothing is lost, and it goes on when the database does",
+            bench.campaign.name,
+            what,
+            why,
+        )
+        end = time.monotonic() + PASSING_S
+        while time.monotonic() < end and not until():
+            time.sleep(POLL_S)
 
 
 def finish(bench: Workbench, record: RoundRecord) -> int:
@@ -321,15 +367,19 @@ def finish(bench: Workbench, record: RoundRecord) -> int:
     added = 0
     with Dispatcher(bench, owner=bench.held.owner, lease_s=bench.attempt_lease_s) as dispatcher:
         dispatcher.recover()
-        while waiting := _waiting(bench, record):
-            turn = dispatcher.turn(limit=_share(bench, sum(waiting.values())))
-            added += turn.added
-            under_way = waiting.get(EvaluationState.RUNNING, 0)
-            if turn.idle and under_way and under_way == bench.history.experiments.accepted(record.id):
-                break  # their answers may take days, and free what the budget does not reach until then
-            if turn.idle and not _settle_rest(bench, record):
-                time.sleep(POLL_S)
-            dispatcher.recover(ask=False)
+        while True:
+            with riding_out(bench, f"round {record.number}"):
+                waiting = _waiting(bench, record)
+                if not waiting:
+                    break
+                turn = dispatcher.turn(limit=_share(bench, sum(waiting.values())))
+                added += turn.added
+                under_way = waiting.get(EvaluationState.RUNNING, 0)
+                if turn.idle and under_way and under_way == bench.history.experiments.accepted(record.id):
+                    break  # their answers may take days, and free what the budget does not reach until then
+                if turn.idle and not _settle_rest(bench, record):
+                    time.sleep(POLL_S)
+                dispatcher.recover(ask=False)
         added += dispatcher.drain().added
     return added
 

@@ -5,10 +5,11 @@ What is then made of the belief belongs in `loop.beliefs`.
 
 import logging
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 
-from flowscout.db import FitRecord, RoundRecord, TrainingSet
+from flowscout.db import FitRecord, History, RoundRecord, TrainingSet
 from flowscout.errors import FlowscoutError, StateError
 from flowscout.loop.labels import Labels, fit_to, make_labels, rebuild
 from flowscout.loop.outside import outside_features
@@ -24,11 +25,24 @@ MIN_LABELS = 2
 """With fewer labels nothing can be learned, and the batch is drawn at random."""
 
 
+REMEMBERED = 2
+"""So many training sets are kept: a round reads its own and that of the fit before it, several times each."""
+
+_read: "WeakKeyDictionary[History, dict[tuple[int, str, int], TrainingSet]]" = WeakKeyDictionary()
+"""Training sets by campaign, property and cut-off; what is known up to a cut-off never changes."""
+
+
 def training_set(bench: Workbench, *, upto_seq: int | None = None) -> TrainingSet:
     """Return what is known of the objective up to a cut-off (default: now)."""
-    return bench.history.measurements.training_set(
-        bench.campaign.id, bench.config.objective.name, upto_seq=upto_seq
-    )
+    kept = _read.setdefault(bench.history, {})
+    campaign_id, name = bench.campaign.id, bench.config.objective.name
+    found = None if upto_seq is None else kept.get((campaign_id, name, upto_seq))
+    if found is None:
+        found = bench.history.measurements.training_set(campaign_id, name, upto_seq=upto_seq)
+        kept[campaign_id, name, found.upto_seq] = found
+        while len(kept) > REMEMBERED:
+            del kept[next(iter(kept))]
+    return found
 
 
 def labels_of(bench: Workbench, data: TrainingSet) -> Labels:

@@ -4,7 +4,7 @@ The history decides who trains: whoever holds the campaign's lease, while the ro
 was handed over and is not there when it should be is done by the next round itself, see `loop.gates`.
 """
 
-from flowscout.db import EventKind, RoundState
+from flowscout.db import EventKind, RoundState, this_owner
 from flowscout.loop.workbench import Workbench
 
 _TRAINED = ("auto", "gflownet", "mixture")
@@ -50,15 +50,15 @@ def hand_over(bench: Workbench, number: int) -> None:
     )
 
 
-def link(bench: Workbench, number: int, *, flow: str, run_id: str | None, stage: str) -> None:
-    """Write which run of a flow works for a round from now on; it is how its process is found again."""
+def link(bench: Workbench, number: int | None, *, flow: str, run_id: str | None, stage: str) -> None:
+    """Write which run of a flow works for a round from now on, or for all; so its process is found again."""
     if run_id is None:
         return
-    record = bench.history.rounds.get(bench.campaign.id, number)
+    record = None if number is None else bench.history.rounds.get(bench.campaign.id, number)
     bench.history.events.add(
         bench.campaign.id,
         EventKind.FLOW_RUN,
-        actor=bench.held.owner,
-        round_id=record.id,
+        actor=this_owner(),
+        round_id=None if record is None else record.id,
         detail={"flow": flow, "run_id": run_id, "stage": stage},
     )

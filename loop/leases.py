@@ -5,10 +5,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from weakref import WeakSet
 
 from flowscout.db import ATTEMPT_LEASE_S, RENEWALS, Claim, History
 
 logger = logging.getLogger(__name__)
+
+_all: "WeakSet[HeldClaims]" = WeakSet()
+"""Those of this process: its threads have one owner's name."""
 
 
 @contextmanager
@@ -44,6 +48,12 @@ class HeldClaims:
         self._renewing = repeating(self._renew, every_s=lease_s / RENEWALS, name="flowscout-claims")
         self.lost: set[int] = set()
         """The ids of attempts that are lost."""
+        _all.add(self)
+
+    @staticmethod
+    def all_held() -> set[int]:
+        """Return the ids of all attempts that this process holds."""
+        return {number for one in list(_all) for number in list(one._held)}
 
     def hold(self, claims: Sequence[Claim]) -> None:
         """Renew the leases of these too."""

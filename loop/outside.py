@@ -20,7 +20,7 @@ def inside(bench: Workbench, texts: Iterable[str]) -> list[str]:
     rules = bench.tools.rules
     if isinstance(rules, Listing):
         return [text for text in texts if text in rules]
-    return [text for text in texts if not rules.ruled or rules.validate(text) is None]
+    return [text for text in texts if rules.validate(text) is None] if rules.ruled else list(texts)
 
 
 def known_key(bench: Workbench, text: str) -> str:

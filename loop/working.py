@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from flowscout.db import ATTEMPT_LEASE_S, HEARTBEAT_S, this_owner
 from flowscout.errors import CampaignBusyError, OracleError
-from flowscout.loop.dispatching import POLL_S, Dispatcher
+from flowscout.loop.dispatching import POLL_S, Dispatcher, riding_out
 from flowscout.loop.due import announce_due
 from flowscout.loop.gates import completable
 from flowscout.loop.leases import repeating
@@ -69,20 +69,21 @@ def work(
         ):
             dispatcher.recover()
             while not stop.asked:
-                turn = dispatcher.turn(limit=limit)
-                calls, added = calls + turn.called, added + turn.added
-                if turn.idle and calls > announced:
-                    announced = calls
-                    announce_due(bench)
-                if not turn.idle:
-                    since = time.monotonic()
-                elif once or (idle_s is not None and time.monotonic() - since >= idle_s):
-                    break
-                else:
-                    time.sleep(POLL_S)
-                if turn.called:
-                    complete_if_possible(bench)
-                dispatcher.recover(ask=False)
+                with riding_out(bench, "the work", until=lambda: stop.asked):
+                    turn = dispatcher.turn(limit=limit)
+                    calls, added = calls + turn.called, added + turn.added
+                    if turn.idle and calls > announced:
+                        announced = calls
+                        announce_due(bench)
+                    if not turn.idle:
+                        since = time.monotonic()
+                    elif once or (idle_s is not None and time.monotonic() - since >= idle_s):
+                        break
+                    else:
+                        time.sleep(POLL_S)
+                    if turn.called:
+                        complete_if_possible(bench)
+                    dispatcher.recover(ask=False)
             turn = dispatcher.drain()
             calls, added = calls + turn.called, added + turn.added
             if turn.called:

@@ -120,10 +120,12 @@ class SequenceRules:
 
     def normalise(self, text: str) -> str:
         """Return the text with the letters of a named alphabet in upper case; anything else is kept."""
-        if self.alphabet not in ALPHABETS:
-            return text
+        return text if self.alphabet not in ALPHABETS else text.translate(self._to_upper)
+
+    @cached_property
+    def _to_upper(self) -> dict[int, str]:
         # Not str.upper: it turns a dotless i and a long s, which are no amino acids, into I and S.
-        return text.translate({ord(letter.lower()): letter for letter in self.letters})
+        return {ord(letter.lower()): letter for letter in self.letters}
 
     def validate(self, text: object) -> str | None:
         """Return why the text is not an object of the space, or None if it is one."""
@@ -146,7 +148,9 @@ class SequenceRules:
                 f"The object {text!r} is of type {type(text).__name__}, expected a string of {self._span} "
                 f"letters from {self.description}. Write it as text."
             )
-        for position, letter in enumerate(self.normalise(text), start=1):
+        normal = self.normalise(text)
+        strange = normal.strip(self.letters) != ""  # one call for a text that is right, as most are
+        for position, letter in enumerate(normal if strange else "", start=1):
             if letter not in self.letters:
                 return (
                     f"The object {text!r} has {letter!r} at position {position}, expected a letter of "

@@ -53,7 +53,8 @@ class Constraints:
 
     def __bool__(self) -> bool:
         """Return whether there is any rule."""
-        return bool(self.named) or self.max_mutations is not None
+        given = (self.max_mutations, self.wild_type, self.gc, self.homopolymer)
+        return self.forbid != () or any(one is not None for one in given)
 
     @property
     def named(self) -> list[str]:

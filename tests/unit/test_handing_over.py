@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from flowscout import Campaign
-from flowscout.db import RoundState
+from flowscout.db import EventKind, RoundState, this_owner
 from flowscout.errors import LeaseLostError
 from flowscout.loop import gates, stages
 from flowscout.loop.handing_over import hand_over, link, needs_training, wants_gpu
@@ -99,8 +99,8 @@ def test_worker_killed_while_it_trained_is_not_waited_for(campaign):
         hand_over(held, number)
     code = "from flowscout.db import this_owner; print(this_owner())"
     gone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    lease = bench.history.campaigns.acquire_lease(bench.campaign.id, owner=gone)
-    link(replace(bench, lease=lease), number, flow="train-sampler", run_id="run-1", stage="train")
+    bench.history.campaigns.acquire_lease(bench.campaign.id, owner=gone)
+    link(bench, number, flow="train-sampler", run_id="run-1", stage="train")
     with hold_campaign(bench) as held:  # at once: its process is gone
         assert gates.look(held).kind == "running"
         stages.train(held, number)
@@ -130,3 +130,16 @@ def test_trainer_that_comes_late_changes_nothing(campaign, monkeypatch):
         stages.propose(held, number)
     assert bench.history.rounds.sampler(record.id) == kept
     assert bench.history.rounds.get(bench.campaign.id, number).state is RoundState.PROPOSED
+
+
+def test_run_is_linked_with_its_round_or_with_the_campaign(campaign):
+    with hold_campaign(campaign.workbench) as bench:
+        number = stages.plan(bench)
+        link(bench, number, flow="discovery-round", run_id="run-1", stage="round")
+    link(bench, None, flow="campaign-until-done", run_id="run-2", stage="rounds")
+    link(bench, number, flow="discovery-round", run_id=None, stage="round")  # no run of Prefect: nothing to say
+    kept = bench.history.events.read(bench.campaign.id, kinds=[EventKind.FLOW_RUN])
+    assert [(one.round, one.detail["run_id"], one.actor) for one in kept] == [
+        (number, "run-1", this_owner()),
+        (None, "run-2", this_owner()),
+    ]

@@ -74,6 +74,20 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def passing_words(error: Exception) -> str | None:
+    """Return what a person is told of a database that is away or full; None where that is not what happened."""
+    from flowscout.db import passing
+
+    why = passing(error)
+    if why is None:
+        return None
+    name = ", ".join(getattr(error, "__notes__", ())) or "the database"
+    return (
+        f"{name} refused: {why}. Nothing of this was written, and what was stored before is whole. Make room, or "
+        "see that its server runs; then the same command goes on."
+    )
+
+
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
@@ -89,6 +103,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("FLOWSCOUT_DEBUG"):
             raise
+        if "sqlalchemy" in sys.modules and (why := passing_words(error)) is not None:
+            complain(why)
+            return FAILED
         complain(
             f"unexpected {type(error).__name__}: {error}. Nothing that was stored is lost; "
             "set FLOWSCOUT_DEBUG=1 to see where it happened."

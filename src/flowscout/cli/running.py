@@ -168,6 +168,6 @@ def report(found: "Campaign", outcomes: "list[RoundOutcome]", *, path: Path, as_
         say(f"the campaign is paused: flowscout resume {shown}")
     elif waiting:
         say(f"{waiting} candidates wait for results: flowscout tell {shown} RESULTS.csv")
-    elif last["round"] is None:
+    elif all(one["round"] is None for one in outcomes):
         say(f"nothing to do: {last['why']}. Change the campaign file to go on.")
     say(f"next: flowscout best {shown}   flowscout history {shown}   flowscout status {shown}")

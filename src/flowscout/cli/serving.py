@@ -66,6 +66,7 @@ def _served(files: list[Path], names: list[str], db: str | None, stack: ExitStac
     def history(url: str) -> History:
         if url not in histories:
             histories[url] = stack.enter_context(History(url, create=False))
+            histories[url].database.patience_s = 0.0  # who posts is told at once to come again
         return histories[url]
 
     found: list[Served] = []
