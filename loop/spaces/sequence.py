@@ -252,7 +252,7 @@ class SequenceSpace:
         if tokens is None:
             rows = [[self._codes[letter] for letter in self.rules.require(text)] for text in objects]
             padded = [row + [BLANK] * (self.rules.length - len(row)) for row in rows]
-            tokens = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), self.rules.length)
+            tokens = torch.tensor(padded, dtype=torch.int64, device="cpu").reshape(len(rows), self.rules.length)
         return self._finished(tokens.to(device))
 
     def _read_together(self, objects: Sequence[str]) -> Tensor | None:
@@ -262,20 +262,21 @@ class SequenceSpace:
         """
         if self.rules.ruled or not all(isinstance(text, str) and text.isascii() for text in objects):
             return None
-        lengths = torch.tensor([len(text) for text in objects], dtype=torch.int64)
+        lengths = torch.tensor([len(text) for text in objects], dtype=torch.int64, device="cpu")
         letters = torch.frombuffer(bytearray("".join(objects), "ascii") or bytearray(1), dtype=torch.uint8)
         codes = self._code_of_byte[letters[: int(lengths.sum())].long()]
         short, long = self.rules.lengths[0], self.rules.lengths[-1]
         if bool((codes == BLANK).any() | (lengths < short).any() | (lengths > long).any()):
             return None
-        tokens = torch.full((len(objects), self.rules.length), BLANK, dtype=torch.int64)
-        tokens[torch.arange(self.rules.length) < lengths.unsqueeze(1)] = codes
+        tokens = torch.full((len(objects), self.rules.length), BLANK, dtype=torch.int64, device="cpu")
+        tokens[torch.arange(self.rules.length, device="cpu") < lengths.unsqueeze(1)] = codes
         return tokens
 
     @cached_property
     def _code_of_byte(self) -> Tensor:
         """The code of each ASCII character, `BLANK` of those that are no letter of the space."""
-        return torch.tensor([self._codes.get(self.rules.normalise(chr(byte)), BLANK) for byte in range(128)])
+        codes = [self._codes.get(self.rules.normalise(chr(byte)), BLANK) for byte in range(128)]
+        return torch.tensor(codes, device="cpu")
 
     def key(self, text: str) -> str:
         """Return the canonical identity of a sequence; see `SequenceRules.key`."""
