@@ -5,7 +5,7 @@ What is done with it belongs in `loop.stages`.
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -345,8 +345,12 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
 
     keeper = threading.Thread(target=keep, name="flowscout-lease", daemon=True)
     keeper.start()
-    with notices.delivering(bench.history, bench.campaign, bench.config, folder=bench.tools.folder):
+    with ExitStack() as telling:  # told last, when the lease is given back
         try:
+            # Within: it asks the database, and where that has gone away nobody may be left holding the lease.
+            telling.enter_context(
+                notices.delivering(bench.history, bench.campaign, bench.config, folder=bench.tools.folder)
+            )
             yield replace(bench, lease=lease)
         finally:
             ended.set()
