@@ -33,11 +33,15 @@ class Gate:
     and `hours` (these are waited for), `approval`, `training` (handed over to another process), `paused`,
     `finished` (a stopping rule holds) and `budget` (rounds, money or objects are used up). The last two are marked
     by `stages.plan`, which is to be called then too, and starts nothing.
+
+    `again`: all that is to be done is to call again for a batch whose measurements failed altogether. A person or
+    the schedule's next time does so; nobody starts a run for it at once, or it would be called without a pause.
     """
 
     open: bool
     kind: Kind
     why: str
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ def look(bench: Workbench, *, now: bool = False, scheduled: bool = True) -> Gate
     record = next_work(bench, under_way)
     if record is not None:
         elsewhere = _trained_elsewhere(bench, record)
-        return elsewhere or Gate(True, "running", f"round {record.number} is {record.state}")
+        why, again = f"round {record.number} is {record.state}", _failed_altogether(bench, record)
+        return elsewhere or Gate(True, "running", why, again=again)
     asked = awaiting_approval(under_way)
     if asked is not None:
         why = "" if asked.message is None else f": {asked.message}"
@@ -251,6 +256,13 @@ def _has_work(bench: Workbench, record: RoundRecord) -> bool:
     if not queued:
         return not running  # it is to be completed
     return not waits_for_people(at_version(bench, record.config_version_id))
+
+
+def _failed_altogether(bench: Workbench, record: RoundRecord) -> bool:
+    if record.state is not RoundState.FAILED:
+        return False
+    counts = bench.history.experiments.counts(bench.campaign.id, round_id=record.id)
+    return counts.get(EvaluationState.FAILED, 0) > 0  # else it was told since, and is to be completed
 
 
 def _waiting(bench: Workbench, under_way: Sequence[RoundRecord]) -> int:

@@ -94,12 +94,12 @@ def is_coming(history: History, name: str, runs: Sequence[Run]) -> bool:
 
 
 def is_stuck(bench: Workbench) -> bool:
-    """Return whether a round has work to do and nobody living is on it."""
+    """Return whether a round has work to do and nobody living is on it. One that failed altogether is left."""
     runner = bench.history.campaigns.runner(bench.campaign.id)
     if runner is not None and runner.living:
         return False
     gate = gates.look(bench)
-    return gate.open and gate.kind == "running"
+    return gate.open and gate.kind == "running" and not gate.again
 
 
 def end_lost_calls(history: History, campaign: CampaignRecord) -> int:

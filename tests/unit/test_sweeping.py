@@ -9,6 +9,10 @@ from sqlalchemy import text
 from flowscout import Campaign
 from flowscout.db import EventKind, ScheduleRecord, this_owner
 from flowscout.db.timings import SILENT_S, STARTING_S, SWEEP_TIMEOUT_S
+from flowscout.errors import OracleError
+from flowscout.loop import due
+from flowscout.loop.due import announce_due
+from flowscout.loop.gates import look
 from flowscout.loop.sweeping import Run, campaign_of, is_coming, is_stuck, starters, why_dead
 from flowscout.loop.workbench import hold_campaign
 
@@ -157,3 +161,24 @@ def test_round_is_stuck_where_it_has_work_to_do_and_nobody_living_is_on_it(campa
     assert is_stuck(bench)
     bench.history.campaigns.acquire_lease(bench.campaign.id, owner=dead_owner())
     assert is_stuck(bench)
+
+
+def test_round_whose_measurements_all_failed_is_tried_again_by_the_schedule_and_not_at_once(tmp_path, monkeypatch):
+    (tmp_path / "assay.py").write_text("def score(objects): raise ValueError('no reagent')\n")
+    (tmp_path / "c.yaml").write_text(CAMPAIGN.replace("{type: lab}", "assay:score"))
+    started = []
+    monkeypatch.setattr(due, "is_coming", lambda *_, **__: False)
+    monkeypatch.setattr(due, "post", lambda _server, events: started.extend(events))
+    with Campaign.from_yaml(tmp_path / "c.yaml") as found:
+        bench = found.workbench
+        wanted = ScheduleRecord(bench.campaign.id, cron="0 8 * * MON", deployment_id="deployment-1")
+        bench.history.schedules.set(wanted, actor="ann")
+        with pytest.raises(OracleError, match="all 3 measurements failed"):
+            found.run_round()
+        assert look(bench).open  # whoever comes at the time of the schedule tries again
+        assert not is_stuck(bench)  # else the sweep would call the oracle every minute, for ever
+        assert not announce_due(bench)  # and a worker whenever it has called it in vain
+        batch = [row.object for row in bench.history.rounds.proposals(1, selected=True)]
+        found.tell([{"object": one, "y": 1.0} for one in batch])
+        assert is_stuck(bench)  # there is nothing to be tried any more: it is to be completed
+        assert started
