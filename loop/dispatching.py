@@ -208,8 +208,16 @@ class Dispatcher:
         return Turn(called, added)
 
     def _record_late(self) -> int:
-        """Record the values of calls that were given up; they change nothing else."""
-        return sum(store(bench, outcomes) for bench, outcomes in self._late.taken())
+        """Record the values of calls that were given up; they change nothing else. What is not stored is kept."""
+        added, found = 0, self._late.taken()
+        for place, (bench, outcomes) in enumerate(found):
+            try:
+                added += store(bench, outcomes)
+            except BaseException:  # a database that is away; no call will bring the value again
+                for left in found[place:]:
+                    self._late.keep(*left)
+                raise
+        return added
 
     def _lane(self, version_id: int) -> Lane:
         if version_id not in self._lanes:

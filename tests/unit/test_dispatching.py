@@ -212,6 +212,36 @@ def test_answer_after_the_time_out_is_recorded_and_changes_no_state(opened: Open
     assert "took longer than 0.2 s" in (row.message or "")
 
 
+def test_late_answer_is_kept_while_the_database_is_away(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = """
+    @oracle(cost_usd=1, timeout_s=0.2)
+    def assay(request: Request):
+        calls.append(request.object)
+        if len(calls) == 1:
+            free.wait(60)
+        return Result({"score": float(len(calls))})
+    """
+    campaign = opened(body, size=2)
+    campaign.run_round()
+    names(campaign)["free"].set()  # type: ignore[attr-defined]
+    late = dispatching._late[campaign.workbench.history]
+    until(lambda: not late._kept.empty())
+
+    def away(*_: object, **__: object) -> int:
+        error = OperationalError("UPDATE attempt", {}, Exception("the server closed the connection"))
+        error.connection_invalidated = True
+        raise error
+
+    with Dispatcher(campaign.workbench, owner="another") as dispatcher:
+        with monkeypatch.context() as broken:
+            broken.setattr(campaign.workbench.history.experiments, "settle", away)
+            with pytest.raises(OperationalError):
+                dispatcher.turn()
+        assert dispatcher.turn().added == 1
+    [row] = campaign.workbench.history.experiments.unknown(campaign.workbench.campaign.id)
+    assert row.values == {"score": 2.0}
+
+
 def test_time_out_of_what_may_be_called_again_is_tried_again(opened: Open) -> None:
     body = """
     import asyncio
