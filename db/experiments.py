@@ -182,12 +182,7 @@ class Experiments:
         """Queue the failed evaluations of a round again; return how many."""
         with self._database.write() as session:
             _lock_round(session, round_id)
-            changed = session.execute(
-                update(Evaluation)
-                .where(Evaluation.round_id == round_id, Evaluation.state == EvaluationState.FAILED)
-                .values(state=EvaluationState.QUEUED)
-            )
-            return int(changed.rowcount)  # type: ignore[attr-defined]
+            return requeue(session, round_id)
 
     def cancel_queued(self, round_id: int, *, actor: str) -> int:
         """Cancel what is queued in a round and the budget does not reach; return how many.
@@ -284,6 +279,16 @@ def _campaigns_of(session: Session, evaluation_ids: Sequence[int]) -> list[int]:
 
 def _lock_round(session: Session, round_id: int) -> None:
     lock_campaign(session, session.scalars(select(Round.campaign_id).where(Round.id == round_id)).one())
+
+
+def requeue(session: Session, round_id: int) -> int:
+    """Queue the failed evaluations of a round again, under the lock of its campaign; return how many."""
+    changed = session.execute(
+        update(Evaluation)
+        .where(Evaluation.round_id == round_id, Evaluation.state == EvaluationState.FAILED)
+        .values(state=EvaluationState.QUEUED)
+    )
+    return int(changed.rowcount)  # type: ignore[attr-defined]
 
 
 def settle_one(session: Session, outcome: Outcome, *, actor: str) -> int:

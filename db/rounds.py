@@ -10,10 +10,12 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from flowscout.db.budgets import hand_out_round
 from flowscout.db.campaigns import hold_lease
 from flowscout.db.candidates import ensure_candidates
 from flowscout.db.database import Database
 from flowscout.db.events import add_event
+from flowscout.db.experiments import requeue
 from flowscout.db.fastrows import insert_rows
 from flowscout.db.models import (
     Artefact,
@@ -121,6 +123,22 @@ class Rounds:
         """
         with self._under_lease(lease) as session:
             advance_round(session, record.id, target, actor=lease.owner, message=message)
+
+    def hand_out(self, lease: Lease, record: RoundRecord, *, people: bool) -> None:
+        """Move a round to dispatched, where it was proposed or has failed; queue what failed in it again.
+
+        The prices of what `people` will measure are reserved, as far as the budget reaches; the rest is cancelled.
+
+        Raises:
+            StateError: the round is in a state that does not lead there.
+            LeaseLostError: another process has taken the campaign over.
+        """
+        with self._under_lease(lease) as session:
+            if session.get_one(Round, record.id).state is RoundState.FAILED:
+                requeue(session, record.id)
+            if people:
+                hand_out_round(session, record.id, actor=lease.owner)
+            advance_round(session, record.id, RoundState.DISPATCHED, actor=lease.owner)
 
     def record_fit(self, lease: Lease, record: RoundRecord, fit: FitRecord) -> FitRecord:
         """Store a fit and move the round from fitting to training, in one transaction."""

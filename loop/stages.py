@@ -169,12 +169,8 @@ def hand_over(bench: Workbench, number: int) -> None:
         if why is not None:
             then.history.rounds.advance(then.held, record, RoundState.AWAITING_APPROVAL, message=why)
             return
-    if record.state is RoundState.FAILED:
-        then.history.experiments.requeue_failed(record.id)
     if record.state in (RoundState.PROPOSED, RoundState.FAILED):
-        if waits_for_people(then):
-            then.history.budgets.hand_out(then.held, record.id)
-        then.history.rounds.advance(then.held, record, RoundState.DISPATCHED)
+        then.history.rounds.hand_out(then.held, record, people=waits_for_people(then))
 
 
 def why_approval(bench: Workbench, then: Workbench, record: RoundRecord) -> str | None:

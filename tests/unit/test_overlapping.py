@@ -1,14 +1,15 @@
 """Rounds that overlap: results come late and in any order, and nothing is proposed twice."""
 
 import random
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from sqlalchemy import text
 
 from flowscout import Campaign
-from flowscout.db import Decision, FailureClass, Outcome, RoundState
-from flowscout.errors import OracleError
+from flowscout.db import Decision, FailureClass, Lease, Outcome, RoundState, ScheduleRecord, rounds
+from flowscout.errors import LeaseLostError, OracleError
 from flowscout.loop import stages
 from flowscout.loop.workbench import hold_campaign
 
@@ -172,3 +173,38 @@ def test_a_round_whose_measurements_all_failed_holds_up_no_other(tmp_path):
                 stages.complete(held)
             assert bench.history.rounds.get(bench.campaign.id, number).state is RoundState.FAILED
             assert stages.plan(held, ahead=True) == 2  # what can be called comes before what failed
+
+
+def test_nothing_is_paid_for_a_batch_whose_hand_over_was_broken_off(campaign, monkeypatch):
+    def broken_off(*_, **__):
+        raise RuntimeError("the process was killed")
+
+    with hold_campaign(campaign.workbench) as bench:
+        number = stages.plan(bench)
+        for stage in (stages.fit, stages.train, stages.propose):
+            stage(bench, number)
+        with monkeypatch.context() as broken:
+            broken.setattr(rounds, "advance_round", broken_off)
+            with pytest.raises(RuntimeError):
+                stages.hand_over(bench, number)
+        assert campaign.budget().reserved_minor == 0  # it may be made to wait for approval before it goes on
+        wanted = ScheduleRecord(bench.campaign.id, interval_s=60.0, approve=True)
+        bench.history.schedules.set(wanted, actor="ann")
+        stages.hand_over(bench, number)
+    assert states(campaign) == ["awaiting_approval"]
+    assert campaign.budget().reserved_minor == 0
+    campaign.approve()
+    assert campaign.budget().reserved_minor == 400
+
+
+def test_a_runner_that_was_taken_over_queues_nothing_again(tmp_path):
+    (tmp_path / "assay.py").write_text("def score(objects): raise ValueError('no reagent')\n")
+    (tmp_path / "c.yaml").write_text(CAMPAIGN.replace("{type: lab, cost_usd: 1}", "assay:score"))
+    with Campaign.from_yaml(tmp_path / "c.yaml") as found:
+        with pytest.raises(OracleError):
+            found.run_round()
+        bench = found.workbench
+        lost = Lease(bench.campaign.id, "a token of before", "another/host|7|9", 60.0)
+        with hold_campaign(bench), pytest.raises(LeaseLostError):
+            stages.hand_over(replace(bench, lease=lost), 1)
+        assert found.status().evaluations == {"failed": 4}
