@@ -43,9 +43,9 @@ class Gauges:
 
     def hours(self, campaign_id: int) -> float | None:
         """Return the hours since the latest round was planned, by the database's clock; None before the first."""
-        query = select(func.max(Round.created_at)).where(Round.campaign_id == campaign_id)
+        query = select(Round.created_at).where(Round.campaign_id == campaign_id).order_by(Round.number.desc())
         with self._database.read() as session:
-            began = session.scalar(query)
+            began = session.scalar(query.limit(1))
             return None if began is None else _seconds_since(session, began) / 3600.0
 
     def candidates(self, campaign_id: int) -> int:
@@ -105,5 +105,6 @@ class Gauges:
 
 
 def _seconds_since(session: Session, moment: datetime) -> float:
+    """Return how far a moment is from now; one to come was written by a clock that was ahead: it is past too."""
     now = session.scalars(select(utc_now())).one()
-    return (now - moment).total_seconds()
+    return abs((now - moment).total_seconds())

@@ -4,11 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from flowscout.db import CampaignState, EventKind, History, RoundRecord, RoundState, VetoRecord, this_owner
+from flowscout.db.models import Event, Round
 from flowscout.errors import LeaseLostError, StateError
 from flowscout.testing.histories import (
     FOREIGN_OWNER,
@@ -252,6 +254,25 @@ class GateContract(HistoryFixtures):
         assert before is not None
         assert after is not None
         assert 0.0 <= before < after < 1.0
+
+    def test_a_clock_that_was_ahead_and_was_put_right_holds_nothing_up_for_as_long(self, scene: Scene) -> None:
+        gauges, number = scene.history.gauges, scene.campaign.id
+        record = scene.train(1)
+        ahead = datetime.now(UTC) + timedelta(days=365)
+        with scene.history.database.write() as session:
+            session.execute(update(Round).where(Round.id == record.id).values(created_at=ahead))
+            handed = Event(campaign_id=number, round_id=record.id, kind="training_handed_over", actor="flow")
+            handed.created_at = ahead
+            session.add(handed)
+        hours, ago_s = gauges.hours(number), gauges.handed_over_s(number, record.id)
+        assert hours is not None
+        assert hours > 24 * 364
+        assert ago_s is not None
+        assert ago_s > 86400 * 364
+        scene.start(2)
+        hours = gauges.hours(number)
+        assert hours is not None
+        assert 0.0 <= hours < 1.0
 
     def test_a_training_is_handed_over_until_it_is_taken_up(self, scene: Scene) -> None:
         gauges, events, number = scene.history.gauges, scene.history.events, scene.campaign.id
