@@ -116,9 +116,11 @@ class CampaignResults(CampaignQuestions):
             )
         why = check_reason(reason, what="retraction")
         key = None if obj is None else known_key(bench, obj)
-        return bench.history.measurements.retract(
+        count = bench.history.measurements.retract(
             bench.campaign.id, key=key, row=row, reason=why, actor=actor or user_name()
         )
+        self._deliver()
+        return count
 
     def settle_conflict(self, conflict: int, *, keep: str, reason: str, actor: str | None = None) -> None:
         """Say which value of a conflict counts: `stored`, `came`, or `both` as readings of the object.
@@ -133,6 +135,7 @@ class CampaignResults(CampaignQuestions):
         self._bench.history.conflicts.settle(
             self._bench.campaign.id, conflict, Keep(keep), reason=why, actor=actor or user_name()
         )
+        self._deliver()
 
     def reconcile(
         self,

@@ -220,3 +220,13 @@ def test_pause_and_resume_are_said_to_prefect_too(
     paths = [path for path, _ in FakeServer.posted if path.startswith("/api/deployments/")]
     assert paths == ["/api/deployments/d-1/pause_deployment", "/api/deployments/d-1/resume_deployment"]
     assert posted_kinds().count("flowscout.round_due") == 1  # of the resumed campaign, whose first round is due
+
+
+def test_what_is_taken_back_is_said_at_once(campaign: Campaign, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
+    schedule(campaign, url)
+    campaign.tell([{"object": "ACGT", "y": 0.5}], source="plate 1", actor="bench-2")
+    FakeServer.posted.clear()
+    monkeypatch.setattr(due, "look", lambda _bench: Gate(open=True, kind="due", why="the target is not reached"))
+    campaign.retract("ACGT", reason="the wrong plate", actor="bench-2")
+    assert posted_kinds() == ["flowscout.measurement_retracted", "flowscout.round_due"]
