@@ -75,6 +75,8 @@ def looking_again(bench: Workbench) -> Iterator[None]:
     """Look again at the end, after the campaign is let go, for whatever was told while it was held."""
     log, campaign = bench.history.events, bench.campaign
     since = log.last_id(campaign.id)
-    yield
-    if log.read(campaign.id, kinds=_OPENING, after=since, limit=1):
-        announce_due(bench)
+    try:
+        yield
+    finally:  # a run that failed leaves what came meanwhile to another one
+        if log.read(campaign.id, kinds=_OPENING, after=since, limit=1):
+            announce_due(bench)

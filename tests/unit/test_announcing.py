@@ -25,6 +25,7 @@ from flowscout.loop.announcing import (
     server_of,
 )
 from flowscout.loop.gates import Gate
+from flowscout.loop.workbench import hold_campaign
 
 PASSWORD = "lab:a long password of a test"
 CAMPAIGN = """\
@@ -143,8 +144,6 @@ def test_a_gate_that_opens_asks_for_a_run_and_a_closed_one_does_not(
 def test_while_somebody_holds_the_campaign_no_run_is_asked_for_but_at_the_end_if_something_came(
     campaign: Campaign, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowscout.loop.workbench import hold_campaign
-
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
     schedule(campaign, url)
     monkeypatch.setattr(due, "look", lambda _bench: Gate(open=True, kind="due", why="results came"))
@@ -155,6 +154,27 @@ def test_while_somebody_holds_the_campaign_no_run_is_asked_for_but_at_the_end_if
         campaign.tell([{"object": "ACGT", "y": 0.5}], source="plate 1")
         assert "flowscout.round_due" not in posted_kinds()
     assert posted_kinds().count("flowscout.round_due") == 1
+
+
+def test_what_came_while_a_run_failed_asks_for_another_one(
+    campaign: Campaign, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
+    schedule(campaign, url)
+    monkeypatch.setattr(due, "look", lambda _bench: Gate(open=True, kind="due", why="results came"))
+
+    def run_that_fails(*came: dict[str, Any]) -> None:
+        with due.looking_again(campaign.workbench), hold_campaign(campaign.workbench):
+            if came:
+                campaign.tell(came, source="plate 1")
+            raise RuntimeError("the training failed")
+
+    with pytest.raises(RuntimeError):
+        run_that_fails({"object": "ACGT", "y": 0.5})
+    assert posted_kinds().count("flowscout.round_due") == 1
+    with pytest.raises(RuntimeError):
+        run_that_fails()
+    assert posted_kinds().count("flowscout.round_due") == 1  # nothing came: the schedule's next time tries again
 
 
 def test_a_server_that_is_away_stops_nothing_and_is_told_later(
