@@ -128,7 +128,12 @@ def unschedule(
 
             settings.quiet()
             settings.name_server(server.url)
-            _remove(stored.deployment_id)
+            if not _remove(stored.deployment_id) and server.url != stored.server_url:
+                raise ConfigError(
+                    f"the Prefect server at {server.url} has no deployment of the campaign: {stored.server_url} "
+                    "starts its rounds, and would go on; nothing was written. Set PREFECT_API_URL to that one, or "
+                    "give --forget if it is gone for good."
+                )
         removed = history.schedules.remove(record.id, actor=actor or user_name())
     if as_json:
         print_json({"campaign": record.name, "unscheduled": removed})
@@ -174,13 +179,14 @@ def _refuse_two_servers(stored: "ScheduleRecord | None", url: str) -> None:
     )
 
 
-def _remove(deployment_id: str) -> None:
+def _remove(deployment_id: str) -> bool:
+    """Remove a campaign's deployment; return whether the server had it."""
     from uuid import UUID
 
     from flowscout.flows import deploying
 
     with deploying.connected() as client:
-        deploying.remove(client, UUID(deployment_id))
+        return deploying.remove(client, UUID(deployment_id))
 
 
 @contextmanager
