@@ -11,7 +11,8 @@ from flowscout.flows.links import run_name, run_tags
 from flowscout.flows.looking import gate, ingest
 from flowscout.flows.outcomes import RoundOutcome, ended, outcome
 from flowscout.flows.parameters import CampaignId, ConfigSha
-from flowscout.flows.runs import TRAINING, rename, start, this_deployment
+from flowscout.flows.runs import TRAINING, deployment_name, rename, start, this_deployment
+from flowscout.loop.announcing import is_started_by
 from flowscout.loop.due import looking_again
 from flowscout.loop.workbench import hold_campaign
 
@@ -28,6 +29,11 @@ def discovery_round(
     """
     bench, deployment = open_bench(campaign, config_sha256), this_deployment()
     name, scheduled = bench.campaign.name, deployment is not None
+    theirs = deployment is None or is_started_by(bench.history, bench.campaign, str(deployment))
+    if not theirs and deployment_name() == name:  # not one that campaigns share: it is left of another schedule
+        rename(f"{name} not due", run_tags(name))
+        why = f"deployment {deployment} is not that of the campaign's schedule; schedule it again, or delete this"
+        return ended(outcome("not_due", why=why))
     try:
         with looking_again(bench), hold_campaign(bench) as held:
             at = campaign, config_sha256, held.held.token

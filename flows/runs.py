@@ -54,6 +54,12 @@ def this_deployment() -> UUID | None:
     return None if found is None else UUID(found)
 
 
+def deployment_name() -> str | None:
+    """Return the name of the deployment whose run this is; this asks the server."""
+    found: str | None = deployment.name
+    return found
+
+
 def rename(name: str, tags: list[str]) -> None:
     """Give the run that this is a name, and tags beside those that it has."""
     context = FlowRunContext.get()

@@ -67,6 +67,12 @@ def is_scheduled(history: History, campaign: CampaignRecord) -> bool:
     return schedule is not None and schedule.deployment_id is not None
 
 
+def is_started_by(history: History, campaign: CampaignRecord, deployment_id: str) -> bool:
+    """Return whether a deployment is the one that a campaign's schedule names."""
+    schedule = history.schedules.get(campaign.id)
+    return schedule is not None and schedule.deployment_id == deployment_id
+
+
 def tell_server(history: History, campaign: CampaignRecord) -> int:
     """Post what the server of a scheduled campaign has not been told of its log yet; return how many entries.
 

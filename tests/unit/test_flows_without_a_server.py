@@ -1,0 +1,76 @@
+"""What flows decide before they need Prefect's server."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from flowscout import Campaign
+from flowscout.db import ScheduleRecord
+
+OWN, STALE = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
+CAMPAIGN = """\
+campaign: NAME
+space: {type: sequence, alphabet: dna, length: 4}
+objectives: [{name: y, direction: maximize}]
+oracle: {type: lab}
+proposer: {type: random}
+batch: {size: 2}
+budget: {rounds: 3}
+"""
+
+PLAY = f"""\
+import json
+from unittest import mock
+from uuid import UUID
+
+from flowscout.errors import CampaignBusyError
+import importlib
+
+rounds = importlib.import_module("flowscout.flows.round")
+
+
+def started_by(deployment, name):
+    with (
+        mock.patch.object(rounds, "this_deployment", return_value=UUID(deployment)),
+        mock.patch.object(rounds, "deployment_name", return_value=name),
+        mock.patch.object(rounds, "hold_campaign", side_effect=CampaignBusyError("it went on")),
+    ):
+        return rounds.discovery_round.fn("good").data
+
+
+print(json.dumps({{
+    "own": started_by({OWN!r}, "good"),
+    "stale": started_by({STALE!r}, "good"),
+    "shared": started_by({STALE!r}, "round"),
+}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what came of the scenes; another process imports Prefect, which reads its settings then."""
+    folder = tmp_path_factory.mktemp("flows")
+    db = f"sqlite:///{folder / 'history.db'}"
+    (folder / "good.yaml").write_text(CAMPAIGN.replace("NAME", "good"))
+    with Campaign.from_yaml(folder / "good.yaml", db=db) as campaign:
+        bench = campaign.workbench
+        record = ScheduleRecord(bench.campaign.id, cron="0 8 * * MON", deployment_id=OWN)
+        bench.history.schedules.set(record, actor="test")
+    env = os.environ | {"PREFECT_HOME": str(folder / "prefect"), "FLOWSCOUT_DB": db}
+    done = subprocess.run([sys.executable, "-c", PLAY], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_deployment_that_the_campaigns_schedule_does_not_name_starts_no_round(played: dict[str, Any]) -> None:
+    """It was left at a server that could not be reached when the campaign was unscheduled."""
+    assert played["own"]["why"] == "it went on"
+    assert played["shared"]["why"] == "it went on"
+    assert played["stale"]["state"] == "not_due"
+    assert STALE in played["stale"]["why"]
+    assert "schedule it again" in played["stale"]["why"]
