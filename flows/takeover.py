@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 from flowscout.db.timings import SWEEP_TIMEOUT_S
+from flowscout.errors import FlowscoutError
 from flowscout.flows.backlog import drop_late_runs
 from flowscout.flows.desk import open_bench, open_history
 from flowscout.flows.links import run_tags
@@ -86,13 +87,15 @@ def restart(names: list[str], marked: list[tuple[str | None, str | None]]) -> in
     """Start the rounds again that have work to do and nobody on them; return how many."""
     history, found = open_history(), 0
     for name, deployment in sweeping.starters(history, names, marked).items():
-        coming = sweeping.is_coming(history, name, under_way()) or is_awaited(UUID(deployment))
-        if coming or not sweeping.is_stuck(open_bench(name, None)):
-            continue
-        campaign = history.campaigns.get(name)
         try:
+            coming = sweeping.is_coming(history, name, under_way()) or is_awaited(UUID(deployment))
+            if coming or not sweeping.is_stuck(open_bench(name, None)):
+                continue
+            campaign = history.campaigns.get(name)
             start(UUID(deployment), {"campaign": campaign.uuid}, tags=run_tags(name))
             found += 1
         except ObjectNotFound:
             logger.warning("campaign %s is started by deployment %s, which this server has not", name, deployment)
+        except FlowscoutError as error:  # its file cannot be read here, say: the others are looked after
+            logger.warning("campaign %s: nobody could say whether it is to be started again: %s", name, error)
     return found

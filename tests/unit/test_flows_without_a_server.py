@@ -7,9 +7,12 @@ import sys
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from flowscout import Campaign
 from flowscout.db import ScheduleRecord
+from flowscout.loop import stages
+from flowscout.loop.workbench import hold_campaign
 
 OWN, STALE = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
 CAMPAIGN = """\
@@ -31,6 +34,7 @@ from flowscout.errors import CampaignBusyError
 import importlib
 
 rounds = importlib.import_module("flowscout.flows.round")
+sweep = importlib.import_module("flowscout.flows.takeover")
 
 
 def started_by(deployment, name):
@@ -42,7 +46,20 @@ def started_by(deployment, name):
         return rounds.discovery_round.fn("good").data
 
 
+def restarted():
+    # Before the good campaign comes one that this machine cannot lay out.
+    begun = []
+    with (
+        mock.patch.object(sweep, "under_way", return_value=[]),
+        mock.patch.object(sweep, "is_awaited", return_value=False),
+        mock.patch.object(sweep, "start", side_effect=lambda of, given, **_: begun.append(str(of))),
+    ):
+        count = sweep.restart.fn(["bad", "good"], [])
+    return [count, begun]
+
+
 print(json.dumps({{
+    "restarted": restarted(),
     "own": started_by({OWN!r}, "good"),
     "stale": started_by({STALE!r}, "good"),
     "shared": started_by({STALE!r}, "round"),
@@ -55,11 +72,17 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what came of the scenes; another process imports Prefect, which reads its settings then."""
     folder = tmp_path_factory.mktemp("flows")
     db = f"sqlite:///{folder / 'history.db'}"
-    (folder / "good.yaml").write_text(CAMPAIGN.replace("NAME", "good"))
-    with Campaign.from_yaml(folder / "good.yaml", db=db) as campaign:
-        bench = campaign.workbench
-        record = ScheduleRecord(bench.campaign.id, cron="0 8 * * MON", deployment_id=OWN)
-        bench.history.schedules.set(record, actor="test")
+    for name, deployment in (("bad", STALE), ("good", OWN)):
+        (folder / f"{name}.yaml").write_text(CAMPAIGN.replace("NAME", name))
+        with Campaign.from_yaml(folder / f"{name}.yaml", db=db) as campaign:
+            bench = campaign.workbench
+            record = ScheduleRecord(bench.campaign.id, cron="0 8 * * MON", deployment_id=deployment)
+            bench.history.schedules.set(record, actor="test")
+            with hold_campaign(bench) as held:
+                stages.plan(held)
+            if name == "bad":  # as a later version registers one, with a key that this one does not know
+                with bench.history.database.write() as session:
+                    session.execute(text("UPDATE config_version SET yaml = yaml || 'of_later: true'"))
     env = os.environ | {"PREFECT_HOME": str(folder / "prefect"), "FLOWSCOUT_DB": db}
     done = subprocess.run([sys.executable, "-c", PLAY], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
@@ -74,3 +97,7 @@ def test_a_deployment_that_the_campaigns_schedule_does_not_name_starts_no_round(
     assert played["stale"]["state"] == "not_due"
     assert STALE in played["stale"]["why"]
     assert "schedule it again" in played["stale"]["why"]
+
+
+def test_a_campaign_that_cannot_be_laid_out_keeps_no_other_waiting(played: dict[str, Any]) -> None:
+    assert played["restarted"] == [1, [OWN]]
