@@ -61,7 +61,8 @@ class Supervisor:
         """Look after the services until told to stop."""
         while not stopped():
             for line in self.look():
-                say(line)
+                with suppress(OSError):  # a full disk or a closed terminal is no reason to end what runs
+                    say(line)
             time.sleep(POLL_S)
 
     def stop(self, grace_s: float = GRACE_S) -> None:
@@ -113,22 +114,34 @@ class _Running:
     def look(self) -> str | None:
         now = now_s()
         if self.process is None:
-            if now >= self._again:
-                self.start()
-            return None
+            return None if now < self._again else self._start_again(now)
         code = self.process.poll()
         if code is None:
             return None
         self._close()
         if now - self._began > STEADY_S:
             self._back_off_s = BACK_OFF_S
-        wait_s, self._back_off_s = self._back_off_s, min(2 * self._back_off_s, BACK_OFF_MOST_S)
-        self._again = now + wait_s
+        wait_s = self._wait(now)
         what = f"code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         return (
             f"{self.service.name} has ended with {what}; it is started again in {wait_s:g} s. "
             f"What it said: {self.service.log}"
         )
+
+    def _start_again(self, now: float) -> str | None:
+        try:
+            self.start()
+        except OSError as error:  # a full disk, too many processes: the other services run on
+            wait_s = self._wait(now)
+            why = error.strerror or error
+            return f"{self.service.name} cannot be started ({why}); it is tried again in {wait_s:g} s."
+        return None
+
+    def _wait(self, now: float) -> float:
+        """Put the next start off; return for how long, which is longer the next time."""
+        wait_s, self._back_off_s = self._back_off_s, min(2 * self._back_off_s, BACK_OFF_MOST_S)
+        self._again = now + wait_s
+        return wait_s
 
     def ask(self) -> None:
         """Tell the process to end, once: the second time a worker of Prefect's drops the runs in hand."""

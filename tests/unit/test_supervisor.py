@@ -1,5 +1,6 @@
 """Services run on: what dies is started again, later each time; the end of the supervisor is the end of all."""
 
+import errno
 import os
 import signal
 import sys
@@ -101,3 +102,43 @@ def _lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_what_cannot_be_started_again_now_is_tried_later_and_ends_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module, "now_s", lambda: now[0])
+    supervisor = Supervisor()
+    supervisor.add(service(tmp_path, SLEEPS, name="steady"))
+    supervisor.add(service(tmp_path, "raise SystemExit(3)", name="broken"))
+    try:
+        wait_until(lambda: not _lives(supervisor.pids()["broken"]), "it has died")
+        supervisor.look()
+        log = tmp_path / "broken.log"
+        log.unlink()
+        log.mkdir()  # as on a full disk: no log can be made
+        now[0] += 1.5
+        (line,) = supervisor.look()
+        assert "broken cannot be started" in line
+        assert supervisor.look() == []
+        log.rmdir()
+        now[0] += 3.0
+        assert supervisor.look() == []
+        assert set(supervisor.pids()) == {"steady", "broken"}
+    finally:
+        supervisor.stop()
+
+
+def test_a_terminal_that_takes_no_more_lines_ends_no_service(tmp_path: Path) -> None:
+    supervisor = Supervisor()
+    supervisor.add(service(tmp_path, "raise SystemExit(3)"))
+    asked = []
+
+    def say(line: str) -> None:
+        asked.append(line)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    supervisor.run(lambda: bool(asked), say=say)
+    assert "has ended with code 3" in asked[0]
+    supervisor.stop()
