@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flowscout.errors import WorkError
 from flowscout.flows import settings
 from flowscout.flows.embedded import EmbeddedServer, answers
+from flowscout.loop.announcing import without_password
 
 if TYPE_CHECKING:
     from flowscout.flows.outcomes import RoundOutcome
@@ -28,8 +29,8 @@ def prefect_server(home: Path) -> Iterator[EmbeddedServer | None]:
     if named is not None:
         if not answers(named):
             raise WorkError(
-                f"no Prefect server answers at {named!r}, which PREFECT_API_URL names; start it, or unset the "
-                "variable to have one started with the command."
+                f"no Prefect server answers at {without_password(named)!r}, which PREFECT_API_URL names; start "
+                "it, or unset the variable to have one started with the command."
             )
         yield None
         return

@@ -107,6 +107,11 @@ def server_of(stored: str | None) -> Server:
     named, basic, key = prefect_credentials()
     url = (named or stored or DEFAULT_URL).rstrip("/")
     parts = urlsplit(url)
+    if "@" in parts.netloc:  # it would stand in errors, in the log and in what is stored
+        raise ConfigError(
+            "the Prefect server's URL holds a name or a password, expected http://HOST:PORT/api; set "
+            "PREFECT_API_AUTH_STRING to NAME:PASSWORD, and PREFECT_API_URL without them."
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
             f"the Prefect server's URL is {url!r}, expected http://HOST:PORT/api; correct PREFECT_API_URL."
@@ -114,6 +119,13 @@ def server_of(stored: str | None) -> Server:
     if basic is not None:
         return Server(url, "Basic " + base64.b64encode(basic.encode()).decode())
     return Server(url, None if key is None else f"Bearer {key}")
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown: the name and password that it may hold are left out."""
+    head, slashes, rest = url.rpartition("//")
+    host, slash, path = rest.partition("/")
+    return f"{head}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def call(server: Server, method: str, path: str, content: Any = None, *, timeout_s: float = TIMEOUT_S) -> Any:

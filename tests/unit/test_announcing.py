@@ -13,7 +13,9 @@ import pytest
 
 from flowscout import Campaign
 from flowscout.db import ScheduleRecord
-from flowscout.errors import ConfigError
+from flowscout.doctor.services import check_prefect
+from flowscout.errors import ConfigError, WorkError
+from flowscout.flows import runner
 from flowscout.loop import due
 from flowscout.loop.announcing import (
     ServerAwayError,
@@ -223,6 +225,28 @@ def test_a_server_that_is_not_there_says_what_to_start() -> None:
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="PREFECT_API_URL"):
         server_of(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://lab:hush@127.0.0.1:9/api", "ftp://lab:hush@host/api", "http://lab:hush@/api"]
+)
+def test_a_password_in_the_url_is_refused_and_not_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with pytest.raises(ConfigError, match="PREFECT_API_AUTH_STRING") as caught:
+        server_of(None)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_password_in_the_url_is_not_shown_by_who_looks_for_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "http://lab:hush@127.0.0.1:9/api"
+    assert "hush" not in str(check_prefect(url))
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setattr(runner.settings, "quiet", lambda: None)
+    with pytest.raises(WorkError, match="PREFECT_API_URL") as caught, runner.prefect_server(tmp_path):
+        pass
+    assert "hush" not in str(caught.value)
 
 
 def test_a_deployment_has_an_address_in_the_page() -> None:

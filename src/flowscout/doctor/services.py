@@ -8,6 +8,7 @@ from typing import Any
 
 from flowscout.doctor.checks import Check, broken, ok, warning
 from flowscout.errors import ConfigError
+from flowscout.loop.announcing import without_password
 from flowscout.loop.secrets import MIN_TOKEN, read_secret, read_token
 
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -19,11 +20,12 @@ def check_prefect(url: str | None) -> Check:
 
     if url is None:
         return ok("prefect", "PREFECT_API_URL is not set: `flowscout run` brings a server of its own")
+    shown = without_password(url)
     if answers(url):
-        return ok("prefect", f"{url} answers")
+        return ok("prefect", f"{shown} answers")
     return broken(
         "prefect",
-        f"{url} (PREFECT_API_URL) does not answer",
+        f"{shown} (PREFECT_API_URL) does not answer",
         "start it (`prefect server start`), correct the variable (it ends in /api), or unset it",
     )
 
