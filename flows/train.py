@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from prefect import flow
+from prefect.exceptions import ObjectNotFound
 
 from flowscout.errors import CampaignBusyError
 from flowscout.flows.desk import hold_patiently, open_bench
@@ -35,5 +36,8 @@ def train_sampler(
     except CampaignBusyError as error:
         return ended(outcome("busy", number, why=str(error)))
     if resume is not None:
-        start(resume, {"campaign": campaign}, tags=run_tags(name, number))
+        try:
+            start(resume, {"campaign": campaign}, tags=run_tags(name, number))
+        except ObjectNotFound:  # unscheduled meanwhile: what was trained is kept
+            return ended(outcome("trained", number, why=f"deployment {resume} is gone, so the round waits"))
     return ended(outcome("trained", number))

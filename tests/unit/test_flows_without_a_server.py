@@ -31,9 +31,11 @@ from unittest import mock
 from uuid import UUID
 
 from flowscout.errors import CampaignBusyError
+from prefect.exceptions import ObjectNotFound
 import importlib
 
 rounds = importlib.import_module("flowscout.flows.round")
+training = importlib.import_module("flowscout.flows.train")
 sweep = importlib.import_module("flowscout.flows.takeover")
 
 
@@ -58,7 +60,20 @@ def restarted():
     return [count, begun]
 
 
+def trained():
+    # Its deployment was unscheduled meanwhile.
+    gone = ObjectNotFound(http_exc=Exception("404"))
+    with (
+        mock.patch.object(training, "needs_training", return_value=True),
+        mock.patch.object(training, "link"),
+        mock.patch("flowscout.flows.tasks.train"),
+        mock.patch.object(training, "start", side_effect=gone),
+    ):
+        return training.train_sampler.fn("good", None, 1, UUID({STALE!r}))
+
+
 print(json.dumps({{
+    "trained": trained(),
     "restarted": restarted(),
     "own": started_by({OWN!r}, "good"),
     "stale": started_by({STALE!r}, "good"),
@@ -101,3 +116,8 @@ def test_a_deployment_that_the_campaigns_schedule_does_not_name_starts_no_round(
 
 def test_a_campaign_that_cannot_be_laid_out_keeps_no_other_waiting(played: dict[str, Any]) -> None:
     assert played["restarted"] == [1, [OWN]]
+
+
+def test_a_training_whose_campaign_was_unscheduled_meanwhile_has_not_failed(played: dict[str, Any]) -> None:
+    assert played["trained"]["state"] == "trained"
+    assert STALE in played["trained"]["why"]
