@@ -185,6 +185,12 @@ def times(*, cron: str | None, every_s: float | None, timezone: str | None) -> S
     Raises:
         ConfigError: the line or the time zone cannot be read.
     """
+    unread = (
+        f"cron is {cron!r}, expected five fields such as '0 8 * * MON' (minute, hour, day of the month, month, "
+        "day of the week); correct it."
+    )
+    if cron is not None and not cron.startswith("@") and len(cron.split()) != 5:
+        raise ConfigError(unread)  # Prefect takes a sixth for seconds, a seventh for years
     try:
         if cron is not None:
             return CronSchedule(cron=cron, timezone=timezone or "UTC")
@@ -192,10 +198,7 @@ def times(*, cron: str | None, every_s: float | None, timezone: str | None) -> S
         return IntervalSchedule(interval=timedelta(seconds=every_s), timezone=timezone or "UTC")
     except ValidationError as error:
         if error.errors()[0]["loc"] == ("cron",):
-            raise ConfigError(
-                f"cron is {cron!r}, expected five fields such as '0 8 * * MON' (minute, hour, day of the month, "
-                "month, day of the week); correct it."
-            ) from error
+            raise ConfigError(unread) from error
         raise ConfigError(
             f"time zone {timezone!r} is not known, expected one such as Europe/Zurich or UTC; correct it."
         ) from error

@@ -36,7 +36,7 @@ found = [
 
 def refusal(act, *arguments, **options):
     try:
-        return act(*arguments, **options)
+        return act(*arguments, **options).model_dump(mode="json")
     except ConfigError as error:
         return str(error)
 
@@ -52,6 +52,7 @@ refused = {
     "other": refusal(deploying.deploy, Server(), campaign="six6", uuid="u", when=hourly),
     "block": refusal(deploying.deploy, Server(), campaign="six6", uuid="u", when=hourly, notify="lab"),
     "cron": refusal(deploying.times, cron="0 8 * * MONN", every_s=None, timezone=None),
+    "seconds": refusal(deploying.times, cron="0 0 8 * * 1", every_s=None, timezone=None),
     "zone": refusal(deploying.times, cron="0 8 * * MON", every_s=None, timezone="Europe/Basel"),
 }
 print(json.dumps({"deployments": found, "refused": refused, "zone": hourly.timezone}))
@@ -128,5 +129,8 @@ def test_what_cannot_be_scheduled_is_refused_with_what_to_do(said: dict[str, Any
     assert "TYPE/NAME" in refused["block"]
     assert "'0 8 * * MONN'" in refused["cron"]
     assert "'0 8 * * MON'" in refused["cron"]
+    # Prefect reads a sixth field as seconds at the end: this is no Monday at eight, but the eighth of each month.
+    assert isinstance(refused["seconds"], str)
+    assert "expected five fields" in refused["seconds"]
     assert "'Europe/Basel'" in refused["zone"]
     assert said["zone"] == "Europe/Zurich"
