@@ -8,11 +8,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowscout.db import CampaignRecord, EventKind, History, is_dead, is_living, this_owner
+from flowscout.db import (
+    CampaignRecord,
+    EvaluationState,
+    EventKind,
+    History,
+    RoundRecord,
+    is_dead,
+    is_living,
+    this_owner,
+)
 from flowscout.db.timings import SILENT_S, STARTING_S
 from flowscout.errors import NotFoundError
 from flowscout.loop import gates
-from flowscout.loop.workbench import Workbench
+from flowscout.loop.workbench import Workbench, at_version
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +103,30 @@ def is_coming(history: History, name: str, runs: Sequence[Run]) -> bool:
 
 
 def is_stuck(bench: Workbench) -> bool:
-    """Return whether a round has work to do and nobody living is on it. One that failed altogether is left."""
-    runner = bench.history.campaigns.runner(bench.campaign.id)
+    """Return whether a round has work to do and nobody living is on it.
+
+    One that failed altogether is left, and one that waits for answers of a service, where the budget does not reach
+    for what is queued.
+    """
+    history, number = bench.history, bench.campaign.id
+    runner = history.campaigns.runner(number)
     if runner is not None and runner.living:
         return False
     gate = gates.look(bench)
-    return gate.open and gate.kind == "running" and not gate.again
+    if not gate.open or gate.kind != "running" or gate.again:
+        return False
+    record = gates.next_work(bench, history.rounds.under_way(number))
+    return record is not None and not _awaits_money(bench, record)
+
+
+def _awaits_money(bench: Workbench, record: RoundRecord) -> bool:
+    counts = bench.history.experiments.counts(bench.campaign.id, round_id=record.id)
+    accepted = bench.history.experiments.accepted(record.id)
+    if not accepted or counts.get(EvaluationState.RUNNING, 0) > accepted:
+        return False
+    free = bench.history.budgets.free(bench.campaign.id)
+    price = at_version(bench, record.config_version_id).oracle_record().unit_cost_minor
+    return counts.get(EvaluationState.QUEUED, 0) > 0 and free is not None and free < price
 
 
 def end_lost_calls(history: History, campaign: CampaignRecord) -> int:

@@ -20,6 +20,7 @@ from flowscout.db import EvaluationState, FailureClass, Reply
 from flowscout.loop import dispatching
 from flowscout.loop.dispatching import Dispatcher
 from flowscout.loop.lanes import Lane
+from flowscout.loop.sweeping import is_stuck
 from flowscout.loop.working import Stop, work
 
 CAMPAIGN = """\
@@ -439,10 +440,12 @@ def test_round_leaves_what_the_budget_does_not_reach_while_accepted_calls_may_fr
     assert progress is not None
     assert not progress.complete
     assert campaign.status().evaluations == {"running": 2, "queued": 2}
+    assert not is_stuck(campaign.workbench)  # else a sweep would start it each minute, for days
     history = campaign.workbench.history
     rows = history.answers.waiting(campaign.workbench.campaign.id, oracle="assay")
     replies = [Reply(row.idempotency_key, failure=FailureClass.PERMANENT, cost_minor=0) for row in rows[:2]]
     history.answers.receive(campaign.workbench.campaign.id, replies, oracle="assay", actor="test")
+    assert is_stuck(campaign.workbench)  # the money is free again
     campaign.run_round()
     assert campaign.status().evaluations == {"failed": 2, "running": 2}
 
