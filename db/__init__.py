@@ -10,7 +10,7 @@ from flowscout.db.asking import HISTORY_COLUMNS, AsOf, HistoryFilter, parse_as_o
 from flowscout.db.budgets import BudgetRecord, BudgetRow
 from flowscout.db.bulk import Imported
 from flowscout.db.conflicts import ConflictRecord, Keep
-from flowscout.db.database import parse_url, passing, sidecar_folder
+from flowscout.db.database import parse_url, passing, shown_url, sidecar_folder
 from flowscout.db.events import MEANINGS, EventKind, EventRecord, Events
 from flowscout.db.filestore import FileStore, Place, check_place
 from flowscout.db.history import History
@@ -131,6 +131,7 @@ __all__ = [
     "parse_time",
     "parse_url",
     "passing",
+    "shown_url",
     "sidecar_folder",
     "this_owner",
 ]

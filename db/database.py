@@ -56,6 +56,14 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername=drivers[parsed.get_backend_name()])
 
 
+def shown_url(url: str) -> str:
+    """Return where a database is as people may read it: the file of SQLite, else the URL without its password."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        return parsed.database
+    return parsed.set(drivername="postgresql").render_as_string(hide_password=True)
+
+
 class Database:
     """An open database whose schema is the one this version knows.
 

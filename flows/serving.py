@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowscout.db import shown_url
 from flowscout.errors import ConfigError, WorkError
 from flowscout.flows import settings
 from flowscout.flows.embedded import STARTUP_TIMEOUT_S, answers
 from flowscout.flows.pool import LIMITS, POOL
-from flowscout.flows.supervisor import POLL_S, Service, Supervisor
+from flowscout.flows.supervisor import GRACE_S, POLL_S, Service, Supervisor
+from flowscout.loop.announcing import DEFAULT_URL
 
 MIN_PASSWORD = 16
 """Characters of a password at least, where other machines may try: whoever knows it runs code on the workers."""
@@ -79,6 +81,7 @@ def serve(wanted: Serving, stopped: Callable[[], bool], *, say: Callable[[str], 
     wanted.home.mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor()
     worker = settings.worker_environment(wanted.home, wanted.url, database=wanted.database)
+    say("starting Prefect's server, then the workers: half a minute or so ...")
     try:
         supervisor.add(_server(wanted))
         _wait(wanted, supervisor, stopped)
@@ -88,8 +91,13 @@ def serve(wanted: Serving, stopped: Callable[[], bool], *, say: Callable[[str], 
             for queue in wanted.queues:
                 supervisor.add(_worker(wanted, queue, worker))
             say(f"Prefect's page and API: {wanted.page} (logs: {wanted.home})")
+            if wanted.page != DEFAULT_URL.removesuffix("/api"):
+                say(f"to schedule campaigns here: export PREFECT_API_URL={wanted.page}/api")
+            if wanted.queues:
+                say(f"history of the campaigns: {shown_url(wanted.database)}")
             say(f"workers of pool {POOL}: {', '.join(wanted.queues) or 'none here'}; Ctrl-C ends")
         supervisor.run(stopped, say=say)
+        say(f"ending; runs in hand have {GRACE_S:.0f} s")
     finally:
         supervisor.stop()
 

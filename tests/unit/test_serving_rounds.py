@@ -7,7 +7,7 @@ import pytest
 
 from flowscout.cli import WRONG_INPUT, run
 from flowscout.errors import ConfigError
-from flowscout.flows import settings
+from flowscout.flows import serving, settings
 from flowscout.flows.serving import MIN_PASSWORD, Serving, check_password, last_error, serve
 
 LONG = "lab:" + "x" * MIN_PASSWORD
@@ -55,6 +55,39 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> 
         with pytest.raises(ConfigError, match=f"port {port}"):
             serve(wanted, lambda: False, say=print)
     assert list(tmp_path.iterdir()) == []
+
+
+class Idle:
+    """A supervisor that starts nothing."""
+
+    def add(self, _service: object) -> None:
+        pass
+
+    def run(self, _stopped: object, *, say: object) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("port", "named"), [(4200, False), (4391, True)])
+def test_serve_says_at_once_that_it_starts_and_then_which_history_and_address_are_its(
+    port: int, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    before: list[int] = []
+    monkeypatch.setattr(serving, "Supervisor", Idle)
+    monkeypatch.setattr(serving, "_refuse_taken", lambda _wanted: None)
+    monkeypatch.setattr(serving, "_wait", lambda *_: before.append(len(said)))
+    monkeypatch.setattr(serving, "_deploy", lambda *_: None)
+    database = "postgresql://lab:hush@h/flowscout"
+    serve(Serving("127.0.0.1", port, database, None, ("cpu",), tmp_path), lambda: False, say=said.append)
+    assert before == [1]
+    text = "\n".join(said)
+    assert "hush" not in text
+    assert "postgresql://lab:***@h/flowscout" in text
+    assert (f"PREFECT_API_URL=http://127.0.0.1:{port}/api" in text) is named
+    assert said[-1].startswith("ending")
 
 
 @pytest.mark.parametrize(

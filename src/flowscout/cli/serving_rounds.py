@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from flowscout.cli.campaigns import Database
 from flowscout.cli.output import say, warn
 from flowscout.cli.serving import is_loopback
 from flowscout.errors import ConfigError
@@ -25,7 +24,12 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port of Prefect's page and API.")] = 4200,
-    db: Database = None,
+    db: Annotated[
+        str | None,
+        typer.Option(
+            "--db", envvar="FLOWSCOUT_DB", help="The history of the campaigns: database URL or SQLite file."
+        ),
+    ] = None,
     prefect_db: Annotated[
         str | None,
         typer.Option(
@@ -40,8 +44,9 @@ def serve(
 ) -> None:
     """Run Prefect's server and a worker a queue until told to stop; what dies is started again.
 
-    Workers find their campaigns in the history that --db or FLOWSCOUT_DB names. Logs lie in NAME.files/serve
-    beside a SQLite history, else in flowscout.files/serve, or where PREFECT_HOME says.
+    Workers know the campaigns of one history, that of --db or FLOWSCOUT_DB: schedule them with the same.
+
+    Logs lie in NAME.files/serve beside a SQLite history, else in flowscout.files/serve or PREFECT_HOME.
     """
     from flowscout.flows import serving, settings
 
