@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 
-from flowscout.db import LEASE_TTL_S, History, Lease, this_owner
+from flowscout.db import LEASE_TTL_S, History, Lease, shown_url, this_owner
 from flowscout.db.timings import PATIENCE_S
-from flowscout.errors import CampaignBusyError
+from flowscout.errors import CampaignBusyError, NotFoundError
 from flowscout.flows.settings import campaigns_folder, database_url
 from flowscout.loop.workbench import Workbench, hold_campaign, lay_out
 
@@ -25,7 +25,15 @@ def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None
     url = database_url()
     if config_sha256 is None:  # what is the latest may change while this process lives
         history = _history(url)
-        config_sha256 = history.campaigns.config(history.campaigns.get(campaign).id).sha256
+        try:
+            record = history.campaigns.get(campaign)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"the history of this worker, {shown_url(url)}, has no campaign {campaign!r}, expected the one "
+                "that it was scheduled in; give `flowscout serve --db` (the worker's FLOWSCOUT_DB) that one, or "
+                "schedule the campaign in this one."
+            ) from error
+        config_sha256 = history.campaigns.config(record.id).sha256
     bench = _lay_out(url, campaign, config_sha256)
     if lease_token is None:
         return bench

@@ -11,7 +11,7 @@ from flowscout import Campaign
 from flowscout.db import History
 from flowscout.db.checks import check_history
 from flowscout.doctor.places import check_artefacts
-from flowscout.errors import ConfigError, InputError
+from flowscout.errors import ConfigError, InputError, NotFoundError
 from flowscout.flows.desk import open_bench
 from flowscout.loop.moving import export_whole, import_whole
 from flowscout.loop.replay import replay
@@ -120,6 +120,15 @@ def test_flows_look_in_the_folder_that_the_environment_names(
     assert bench.tools.folder == tmp_path / "other"
     write(tmp_path / "other", extra=100)
     assert bench.oracle.function(["AA"]) == [102.0]  # type: ignore[attr-defined]
+
+
+def test_a_worker_of_another_history_says_which_one_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds(write(tmp_path / "one"), 1)
+    monkeypatch.setenv("FLOWSCOUT_DB", str(tmp_path / "one" / "placed.db"))
+    with pytest.raises(NotFoundError, match=r"one.placed\.db, has no campaign 'elsewhere'.*flowscout serve --db"):
+        open_bench("elsewhere", None)
 
 
 def test_an_earlier_version_from_a_folder_that_is_not_here_is_looked_for_beside_the_present_one(

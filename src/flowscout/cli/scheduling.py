@@ -71,7 +71,7 @@ def schedule(
     server = server_of(None)
     check(server)
     with _registered(campaign, name, db, actor=actor) as found:
-        from flowscout.db import ScheduleRecord
+        from flowscout.db import ScheduleRecord, shown_url
         from flowscout.flows import settings
 
         history, record = found.workbench.history, found.workbench.campaign
@@ -88,6 +88,7 @@ def schedule(
             server_url=server.url,
         )
         stored = _deploy(history, record, wanted, notify=notify, actor=actor)
+        known_as = shown_url(history.database.location)
     assert stored.deployment_id is not None
     page = page_of(server.url, stored.deployment_id)
     if as_json:
@@ -97,6 +98,7 @@ def schedule(
     gate = "" if when is None else f", when {when}"
     say(f"{record.name}: rounds start {times}{gate}{', each batch to be approved' if approve else ''}")
     say(f"page: {page}")
+    say(f"history: {known_as}; the workers must know the same (`flowscout serve --db`)")
     if not _polled(server):
         warn(
             "no worker of queue cpu is there yet: rounds wait for one. `flowscout serve` starts one, with --db or "
