@@ -91,7 +91,7 @@ def tell_server(history: History, campaign: CampaignRecord) -> int:
             post(server_of(schedule.server_url), [event_of(campaign, notice.event)])
         except (WorkError, ConfigError) as error:
             history.deliveries.failed(notice, name="Prefect's server", error=str(error))
-            logger.warning("Prefect was not told of event %d: %s", notice.event.id, error)
+            logger.warning("Prefect is told of event %d later: %s", notice.event.id, error)
             break
         history.deliveries.done(notice)
         told += 1
@@ -150,6 +150,11 @@ def call(server: Server, method: str, path: str, content: Any = None, *, timeout
         raise ServerRefusedError(_refusal(server, error.code, said), status=error.code) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
+        if isinstance(why, TimeoutError):
+            raise ServerAwayError(
+                f"the Prefect server at {server.url} did not answer within {timeout_s:g} s: it may be busy; "
+                "try again."
+            ) from error
         raise ServerAwayError(
             f"no Prefect server answers at {server.url} ({why}); start one with `flowscout serve`, or name "
             "another by PREFECT_API_URL."

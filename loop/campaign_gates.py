@@ -112,8 +112,8 @@ class CampaignGates(CampaignResults):
                 f"campaign {self.name!r} is finished, expected one that is under way; nothing was written. A "
                 "larger budget or another section `stop` in its file reopens it."
             )
-        if moved:
-            pause_deployment(self._bench, paused=state is CampaignState.PAUSED)
+        # Also where it is not new: Prefect may have been away the first time.
+        pause_deployment(self._bench, paused=state is CampaignState.PAUSED)
         self._deliver()
         return moved
 

@@ -51,7 +51,9 @@ def announce_due(bench: Workbench) -> bool:
         if not is_coming(server, schedule.deployment_id, at=at):
             post(server, [due_event(campaign, at=at, why=gate.why)])
     except (WorkError, ConfigError) as error:
-        logger.warning("campaign %s: Prefect was not told that a round is due: %s", campaign.name, error)
+        logger.warning(
+            "campaign %s: a round is due, and starts at the next time of its schedule: %s", campaign.name, error
+        )
         return False
     except Exception:
         logger.warning("campaign %s: nobody could say whether a round is due", campaign.name, exc_info=True)
@@ -67,7 +69,12 @@ def pause_deployment(bench: Workbench, *, paused: bool) -> None:
     try:
         pause(server_of(schedule.server_url), schedule.deployment_id, paused=paused)
     except (WorkError, ConfigError) as error:
-        logger.warning("campaign %s: Prefect's schedule goes on as before: %s", bench.campaign.name, error)
+        what = (
+            "the pause holds, though Prefect goes on starting runs, which end at once"
+            if paused
+            else "it is resumed, but Prefect may start no runs yet; resume it again"
+        )
+        logger.warning("campaign %s: %s: %s", bench.campaign.name, what, error)
 
 
 @contextmanager

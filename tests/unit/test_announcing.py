@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from flowscout import Campaign
+from flowscout.cli import run
 from flowscout.db import ScheduleRecord
 from flowscout.doctor.services import check_prefect
 from flowscout.errors import ConfigError, WorkError
@@ -221,6 +223,50 @@ def test_a_server_that_is_not_there_says_what_to_start() -> None:
         call(server_of("http://127.0.0.1:9/api"), "GET", "admin/version")
 
 
+def test_a_server_that_does_not_answer_in_time_is_not_said_to_be_missing() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/api"
+        with pytest.raises(ServerAwayError, match=r"within 0\.1 s.*busy"):
+            call(server_of(url), "GET", "admin/version", timeout_s=0.1)
+
+
+def test_a_pause_that_prefect_was_not_told_of_is_said_to_hold(
+    campaign: Campaign, caplog: pytest.LogCaptureFixture
+) -> None:
+    schedule(campaign, "http://127.0.0.1:9/api")
+    assert campaign.pause()
+    assert "the pause holds" in caplog.text
+    assert "later: no Prefect server answers" in caplog.text
+    assert campaign.status().state == "paused"
+
+
+def test_a_resumption_that_prefect_did_not_hear_is_said_again(
+    campaign: Campaign, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
+    schedule(campaign, url)
+    assert campaign.pause()
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert campaign.resume()
+    assert "resume it again" in caplog.text
+    monkeypatch.delenv("PREFECT_API_URL")
+    assert not campaign.resume()
+    assert "/api/deployments/d-1/resume_deployment" in [path for path, _ in FakeServer.posted]
+
+
+def test_a_server_that_is_gone_for_good_is_left_by_forget(
+    campaign: Campaign, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule(campaign, "http://127.0.0.1:9/api")
+    command = ["unschedule", str(tmp_path / "campaign.yaml")]
+    assert run(command) == 1
+    assert "--forget" in capsys.readouterr().err
+    assert run([*command, "--forget"]) == 0
+    assert not due.announce_due(campaign.workbench)
+
+
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:4200", "ftp://host/api", "http:///api"])
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="PREFECT_API_URL"):
@@ -259,10 +305,11 @@ def test_pause_and_resume_are_said_to_prefect_too(
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
     schedule(campaign, url)
     assert campaign.pause()
-    assert not campaign.pause()  # again changes nothing
+    assert not campaign.pause()  # again changes nothing here; Prefect may not have heard it
     assert campaign.resume()
     paths = [path for path, _ in FakeServer.posted if path.startswith("/api/deployments/")]
-    assert paths == ["/api/deployments/d-1/pause_deployment", "/api/deployments/d-1/resume_deployment"]
+    pause, resume = (f"/api/deployments/d-1/{what}_deployment" for what in ("pause", "resume"))
+    assert paths == [pause, pause, resume]
     assert posted_kinds().count("flowscout.round_due") == 1  # of the resumed campaign, whose first round is due
 
 

@@ -11,7 +11,7 @@ import typer
 from flowscout.cli.campaigns import AsJson, Database
 from flowscout.cli.gating import Actor, CampaignFileOrNone, CampaignName, registered
 from flowscout.cli.output import print_json, say, warn
-from flowscout.errors import ConfigError
+from flowscout.errors import ConfigError, WorkError
 
 if TYPE_CHECKING:
     from flowscout.db import CampaignRecord, History, ScheduleRecord
@@ -117,7 +117,7 @@ def unschedule(
     as_json: AsJson = False,
 ) -> None:
     """Let a campaign's rounds no longer start by themselves. A round under way is finished by `flowscout run`."""
-    from flowscout.loop.announcing import check, server_of
+    from flowscout.loop.announcing import ServerAwayError, check, server_of
     from flowscout.loop.campaign_results import user_name
 
     with registered(campaign, name, db) as found:
@@ -125,7 +125,10 @@ def unschedule(
         stored = history.schedules.get(record.id)
         if stored is not None and stored.deployment_id is not None and not forget:
             server = server_of(stored.server_url)
-            check(server)
+            try:
+                check(server)
+            except ServerAwayError as error:
+                raise WorkError(f"{error} If it is gone for good, give --forget.") from error
             from flowscout.flows import settings
 
             settings.quiet()
@@ -207,7 +210,6 @@ def _registered(path: Path | None, name: str | None, db: str | None, *, actor: s
 
 def _polled(server: Any) -> bool:
     """Return whether a worker has ever asked for work of queue cpu."""
-    from flowscout.errors import WorkError
     from flowscout.flows.pool import CPU, POOL
     from flowscout.loop.announcing import call
 
