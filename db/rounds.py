@@ -64,9 +64,7 @@ class Rounds:
         with self._database.read() as session:
             row = session.scalar(query)
             if row is None:
-                raise NotFoundError(
-                    f"campaign {campaign_id} has no round {number}; `flowscout status` lists its rounds."
-                )
+                raise NotFoundError(f"the campaign has no round {number}; `flowscout status` lists its rounds.")
             return _round(row)
 
     def under_way(self, campaign_id: int) -> list[RoundRecord]:

@@ -9,7 +9,7 @@ import pytest
 
 from flowscout import Campaign
 from flowscout.cli import run
-from flowscout.db import ScheduleRecord
+from flowscout.db import CampaignState, ScheduleRecord
 from flowscout.errors import CampaignBusyError, ConfigError, StateError
 from flowscout.loop import campaign_gates, stages
 from flowscout.loop.gates import look
@@ -160,6 +160,19 @@ def test_a_schedule_may_want_every_batch_approved(tmp_path):
         record = ScheduleRecord(found.workbench.campaign.id, interval_s=60.0, approve=True)
         found.workbench.history.schedules.set(record, actor="ann")
         assert propose(found).why == "the schedule has every batch approved"
+
+
+def test_a_finished_campaign_that_is_still_scheduled_says_how_that_ends(tmp_path, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text(CAMPAIGN)
+    with Campaign.from_yaml(path) as found:
+        history, number = found.workbench.history, found.workbench.campaign.id
+        history.schedules.set(ScheduleRecord(number, interval_s=60.0), actor="ann")
+        run(["status", str(path)])
+        assert "unschedule" not in capsys.readouterr().out
+        history.campaigns.set_state(number, CampaignState.FINISHED, actor="ann", before=CampaignState.ACTIVE)
+        run(["status", str(path)])
+        assert "flowscout unschedule" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("health", ["warn", "hold"])

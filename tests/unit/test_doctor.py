@@ -213,12 +213,34 @@ class Healthy(BaseHTTPRequestHandler):
         pass
 
 
+class Guarded(Healthy):
+    def do_GET(self):
+        self.send_response(200 if self.path.endswith("/health") else 401)
+        self.end_headers()
+
+
+def test_a_prefect_server_that_wants_another_password_is_broken(monkeypatch):
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    server = HTTPServer(("127.0.0.1", 0), Guarded)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        found = check_prefect(f"http://127.0.0.1:{server.server_port}/api")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert is_broken(found, "no password came", "PREFECT_API_AUTH_STRING")
+
+
 def test_a_prefect_server_that_does_not_answer_is_broken():
     server = HTTPServer(("127.0.0.1", 0), Healthy)
     url = f"http://127.0.0.1:{server.server_port}/api"
-    thread = Thread(target=server.handle_request)
+    thread = Thread(target=server.serve_forever)
     thread.start()
     assert check_prefect(url).state is State.OK
+    server.shutdown()
     thread.join()
     server.server_close()
     assert is_broken(check_prefect(url), url, "prefect server start")

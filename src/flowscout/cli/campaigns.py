@@ -78,6 +78,8 @@ def _say_gates(
         say(f"paused: no round starts or goes on until `flowscout resume {path}`", style="yellow")
     if found.state == "finished" and finished and "why" in finished[-1].detail:
         say(f"finished: {finished[-1].detail['why']}")
+    if found.state == "finished" and schedule is not None:
+        say(f"its schedule still starts runs, which end at once: `flowscout unschedule {path}`", style="yellow")
     for row in found.rounds:
         if row.state == "awaiting_approval":
             say(f"the batch of round {row.number} waits for approval: `flowscout approve {path}`", style="yellow")

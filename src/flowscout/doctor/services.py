@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowscout.doctor.checks import Check, broken, ok, warning
-from flowscout.errors import ConfigError
+from flowscout.errors import ConfigError, WorkError
 from flowscout.loop.announcing import without_password
 from flowscout.loop.secrets import MIN_TOKEN, read_secret, read_token
 
@@ -22,12 +22,26 @@ def check_prefect(url: str | None) -> Check:
         return ok("prefect", "PREFECT_API_URL is not set: `flowscout run` brings a server of its own")
     shown = without_password(url)
     if answers(url):
-        return ok("prefect", f"{shown} answers")
+        return _check_password(url)
     return broken(
         "prefect",
         f"{shown} (PREFECT_API_URL) does not answer",
         "start it (`prefect server start`), correct the variable (it ends in /api), or unset it",
     )
+
+
+def _check_password(url: str) -> Check:
+    """Check that a server that answers lets us in."""
+    from flowscout.loop.announcing import ServerRefusedError, call, server_of
+
+    try:
+        call(server_of(url), "GET", "admin/version")
+    except ServerRefusedError as error:
+        if error.status in (401, 403):
+            return broken("prefect", str(error), "as it says")
+    except (WorkError, ConfigError):
+        pass  # it has answered, if not as Prefect does: that is said where it is used
+    return ok("prefect", f"{url} answers")
 
 
 def check_port(port: int, *, host: str = "127.0.0.1", needed: bool = False) -> Check:
