@@ -41,7 +41,7 @@ def _check_password(url: str) -> Check:
             return broken("prefect", str(error), "as it says")
     except (WorkError, ConfigError):
         pass  # it has answered, if not as Prefect does: that is said where it is used
-    return ok("prefect", f"{url} answers")
+    return ok("prefect", f"{without_password(url)} answers")
 
 
 def check_port(port: int, *, host: str = "127.0.0.1", needed: bool = False) -> Check:
