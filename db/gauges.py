@@ -70,6 +70,15 @@ class Gauges:
                     return None
         return None
 
+    def runs(self, campaign_id: int, round_id: int) -> tuple[int, float]:
+        """Return how many flow runs have worked for a round, and how many seconds ago the latest of them began."""
+        query = select(func.count(), func.max(Event.created_at)).where(
+            Event.campaign_id == campaign_id, Event.round_id == round_id, Event.kind == EventKind.FLOW_RUN
+        )
+        with self._database.read() as session:
+            count, latest = session.execute(query).one()
+            return count, 0.0 if latest is None else _seconds_since(session, latest)
+
     def measured_rounds(self, campaign_id: int, latest: int) -> list[int]:
         """Return the ids of the latest so many complete rounds that had a measurement, the latest first."""
         done = select(Evaluation.id).where(

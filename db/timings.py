@@ -47,5 +47,8 @@ SILENT_S = 600.0
 """After how long a process elsewhere that has not given its lease back, nor renewed it, counts as dead; and one
 that never took it, as far as the history knows. Starting takes seconds, and the sweep itself less than this."""
 
+RESTS_S, RESTS_MOST_S = 60.0, 3600.0
+"""How long the sweep waits before it starts a round again that was started twice in vain; longer each time."""
+
 SWEEP_TIMEOUT_S = 300
 """When a sweep ends itself: well before another one may call it dead."""

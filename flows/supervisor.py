@@ -93,6 +93,7 @@ class _Running:
         self._began = self._again = 0.0
         self._back_off_s = BACK_OFF_S
         self._asked = False
+        self._children: list[psutil.Process] = []  # of when it was asked to end: nobody finds them once it has
 
     def start(self) -> None:
         service = self.service
@@ -146,15 +147,15 @@ class _Running:
     def ask(self) -> None:
         """Tell the process to end, once: the second time a worker of Prefect's drops the runs in hand."""
         if self.process is not None and not self._asked:
-            self._asked = True
+            self._asked, self._children = True, _descendants(self.process.pid)
             self.process.terminate()
 
     def stop(self, grace_s: float) -> None:
         """End the process; what it has started and left, when the time is over, too."""
         if self.process is None:
             return
-        children = _descendants(self.process.pid)
         self.ask()
+        children = list(self._children)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=grace_s)
         if self.process.poll() is None:

@@ -89,7 +89,8 @@ def restart(names: list[str], marked: list[tuple[str | None, str | None]]) -> in
     for name, deployment in sweeping.starters(history, names, marked).items():
         try:
             coming = sweeping.is_coming(history, name, under_way()) or is_awaited(UUID(deployment))
-            if coming or not sweeping.is_stuck(open_bench(name, None)):
+            bench = open_bench(name, None)
+            if coming or not sweeping.is_stuck(bench) or sweeping.rests(bench):
                 continue
             campaign = history.campaigns.get(name)
             start(UUID(deployment), {"campaign": campaign.uuid}, tags=run_tags(name))

@@ -45,7 +45,8 @@ def announce_due(bench: Workbench) -> bool:
         if history.campaigns.lease_holder(campaign.id) is not None:
             return False
         gate = look(bench)
-        if not gate.open or gate.again:
+        by_time = gate.kind == "due" and schedule.gate is None  # it starts when the schedule says
+        if not gate.open or gate.again or by_time:
             return False
         server, at = server_of(schedule.server_url), datetime.now(UTC).isoformat()
         if not is_coming(server, schedule.deployment_id, at=at):

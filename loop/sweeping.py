@@ -18,12 +18,15 @@ from flowscout.db import (
     is_living,
     this_owner,
 )
-from flowscout.db.timings import SILENT_S, STARTING_S
+from flowscout.db.timings import RESTS_MOST_S, RESTS_S, SILENT_S, STARTING_S
 from flowscout.errors import NotFoundError
 from flowscout.loop import gates
 from flowscout.loop.workbench import Workbench, at_version
 
 logger = logging.getLogger(__name__)
+
+AT_ONCE = 2
+"""So many runs of a round may follow each other without a pause."""
 
 RUN_ROUNDS = ("discovery-round", "campaign-until-done")
 """The flows that go on with a round where another one left it."""
@@ -105,7 +108,7 @@ def is_coming(history: History, name: str, runs: Sequence[Run]) -> bool:
 def is_stuck(bench: Workbench) -> bool:
     """Return whether a round has work to do and nobody living is on it.
 
-    One that failed altogether is left, and one that waits for answers of a service, where the budget does not reach
+    One that failed altogether is left, and one that waits for answers of a service where the budget does not reach
     for what is queued.
     """
     history, number = bench.history, bench.campaign.id
@@ -117,6 +120,19 @@ def is_stuck(bench: Workbench) -> bool:
         return False
     record = gates.next_work(bench, history.rounds.under_way(number))
     return record is not None and not _awaits_money(bench, record)
+
+
+def rests(bench: Workbench) -> bool:
+    """Return whether what was left is to lie for a while: the round has failed whenever it was started of late.
+
+    `AT_ONCE` runs follow each other, the next `RESTS_S` later, then after twice as long each time. Only the sweep
+    waits so: the times of the schedule and what people tell start a run as ever.
+    """
+    record = gates.next_work(bench, bench.history.rounds.under_way(bench.campaign.id))
+    if record is None:
+        return False
+    count, ago_s = bench.history.gauges.runs(bench.campaign.id, record.id)
+    return count > AT_ONCE and ago_s < min(RESTS_S * 2 ** min(count - AT_ONCE - 1, 10), RESTS_MOST_S)
 
 
 def _awaits_money(bench: Workbench, record: RoundRecord) -> bool:

@@ -101,11 +101,11 @@ def campaign(tmp_path: Path) -> Iterator[Campaign]:
         yield found
 
 
-def schedule(campaign: Campaign, url: str, *, deployment: str = "d-1") -> None:
+def schedule(campaign: Campaign, url: str, *, deployment: str = "d-1", gate: str | None = "results >= 2") -> None:
     bench = campaign.workbench
     bench.history.deliveries.subscribe(bench.campaign.id, [hook_of(deployment)])
-    wanted = ScheduleRecord(bench.campaign.id, interval_s=60, server_url=url, deployment_id=deployment)
-    bench.history.schedules.set(wanted, actor="test")
+    about = {"interval_s": 60, "server_url": url, "deployment_id": deployment, "gate": gate}
+    bench.history.schedules.set(ScheduleRecord(bench.campaign.id, **about), actor="test")
 
 
 def posted_kinds() -> list[str]:
@@ -142,6 +142,19 @@ def test_a_gate_that_opens_asks_for_a_run_and_a_closed_one_does_not(
     assert FakeServer.posted[-1][1][0]["payload"]["why"] == "2 results came"
     FakeServer.coming.append("a run that has not begun: it will see what we see")
     assert due.announce_due(campaign.workbench)
+    assert posted_kinds() == ["flowscout.round_due"]
+
+
+def test_without_a_gate_a_new_round_starts_at_the_times_of_the_schedule_only(
+    campaign: Campaign, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
+    schedule(campaign, url, gate=None)
+    monkeypatch.setattr(due, "look", lambda _bench: Gate(open=True, kind="due", why="round 2 may start"))
+    assert not due.announce_due(campaign.workbench)  # else rounds of a simulator would follow each other at once
+    assert posted_kinds() == []
+    monkeypatch.setattr(due, "look", lambda _bench: Gate(open=True, kind="running", why="round 1 is dispatched"))
+    assert due.announce_due(campaign.workbench)  # one that is under way goes on
     assert posted_kinds() == ["flowscout.round_due"]
 
 

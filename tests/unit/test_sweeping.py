@@ -10,10 +10,10 @@ from flowscout import Campaign
 from flowscout.db import EventKind, ScheduleRecord, this_owner
 from flowscout.db.timings import SILENT_S, STARTING_S, SWEEP_TIMEOUT_S
 from flowscout.errors import OracleError
-from flowscout.loop import due
+from flowscout.loop import due, handing_over
 from flowscout.loop.due import announce_due
 from flowscout.loop.gates import look
-from flowscout.loop.sweeping import Run, campaign_of, is_coming, is_stuck, starters, why_dead
+from flowscout.loop.sweeping import Run, campaign_of, is_coming, is_stuck, rests, starters, why_dead
 from flowscout.loop.workbench import hold_campaign
 
 CAMPAIGN = """\
@@ -161,6 +161,30 @@ def test_round_is_stuck_where_it_has_work_to_do_and_nobody_living_is_on_it(campa
     assert is_stuck(bench)
     bench.history.campaigns.acquire_lease(bench.campaign.id, owner=dead_owner())
     assert is_stuck(bench)
+
+
+def test_round_that_fails_whenever_it_is_started_is_started_ever_later(campaign, monkeypatch):
+    from flowscout.db.gauges import Gauges
+    from flowscout.loop import stages
+
+    bench, ago_s = campaign.workbench, [0.0]
+    assert not rests(bench)
+    with hold_campaign(bench) as held:
+        number = stages.plan(held)
+    record = bench.history.rounds.get(bench.campaign.id, number)
+    runs = bench.history.gauges.runs
+    assert runs(bench.campaign.id, record.id) == (0, 0.0)
+    monkeypatch.setattr(Gauges, "runs", lambda *_: (count, ago_s[0]))
+    for count, wait_s in ((0, 0), (1, 0), (2, 0), (3, 60), (4, 120), (8, 1920), (9, 3600), (10_000, 3600)):
+        ago_s[0] = wait_s - 1.0
+        assert rests(bench) == (wait_s > 0), count
+        ago_s[0] = wait_s + 1.0
+        assert not rests(bench), count
+    for n in range(3):
+        handing_over.link(bench, number, flow="discovery-round", run_id=f"run-{n}", stage="round")
+    count, since_s = runs(bench.campaign.id, record.id)
+    assert count == 3
+    assert 0 <= since_s < 60
 
 
 def test_round_whose_measurements_all_failed_is_tried_again_by_the_schedule_and_not_at_once(tmp_path, monkeypatch):
