@@ -21,6 +21,7 @@ once. Mounting the disk takes root, the clock the package `faketime`: without th
 """
 
 import argparse
+import http.client
 import json
 import math
 import random
@@ -28,7 +29,6 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.error
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -271,7 +271,7 @@ def _in_dead_hands(place: Place, killed: Sequence[int]) -> bool:
 def _answers(place: Place) -> bool:
     try:
         place.ask("GET", "health")
-    except urllib.error.URLError:
+    except (OSError, http.client.HTTPException):  # also one that dies while it answers
         return False
     return True
 
