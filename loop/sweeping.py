@@ -119,7 +119,7 @@ def is_stuck(bench: Workbench) -> bool:
     if not gate.open or gate.kind != "running" or gate.again:
         return False
     record = gates.next_work(bench, history.rounds.under_way(number))
-    return record is not None and not _awaits_money(bench, record)
+    return record is None or not _awaits_money(bench, record)
 
 
 def rests(bench: Workbench) -> bool:
