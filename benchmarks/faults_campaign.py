@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crash_campaign import ASSAY, Layout
+from crash_campaign import BELIEF as NOTHING
 from crash_oracle import PRICE_MINOR
 
 NAME, BATCH, LENGTH = "faults", 24, 16
@@ -28,30 +29,16 @@ artefacts: "file://{artefacts}"
 device: cpu
 """
 
-# A surrogate that costs nothing, and keeps what it has seen: every round has a file of its own.
-BELIEF = '''\
-"""To remember everything, and to believe nothing of it."""
+# Keeps what it has seen: every round has a file of its own.
+BELIEF = (
+    NOTHING
+    + """
 
-import torch
-from botorch.posteriors import GPyTorchPosterior
-from gpytorch.distributions import MultivariateNormal
-
-
-class Memory:
+class Memory(Nothing):
     seen = torch.zeros(1, 1, dtype=torch.float64)
 
     def fit(self, X, Y):
         self.seen = torch.cat([X, Y], dim=1).repeat(1, 4)
-
-    def posterior(self, X):
-        n = len(X)
-        return GPyTorchPosterior(MultivariateNormal(torch.zeros(n, dtype=X.dtype), torch.eye(n, dtype=X.dtype)))
-
-    def mean_sd(self, X):
-        return torch.zeros(len(X), dtype=X.dtype), torch.ones(len(X), dtype=X.dtype)
-
-    def sample(self, X, n_draws, *, generator):
-        return torch.randn(n_draws, len(X), generator=generator, dtype=X.dtype)
 
     def state_dict(self):
         return {"seen": self.seen}
@@ -59,13 +46,11 @@ class Memory:
     def load_state_dict(self, state, X, Y):
         self.seen = state["seen"]
 
-    def diagnostics(self):
-        return {}
-
 
 def memory(space):
     return Memory()
-'''
+"""
+)
 
 # libfaketime cannot leave monotonic clocks alone and let clock_nanosleep work: a sleep waits for nobody instead.
 SITE = """\

@@ -3,17 +3,13 @@
 Prefect's parameters carry ids only; this turns them into a workbench.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 
 from flowscout.db import LEASE_TTL_S, History, Lease, shown_url, this_owner
-from flowscout.db.timings import PATIENCE_S
-from flowscout.errors import CampaignBusyError, NotFoundError
+from flowscout.errors import NotFoundError
 from flowscout.flows.settings import campaigns_folder, database_url
-from flowscout.loop.workbench import Workbench, hold_campaign, lay_out
+from flowscout.loop.workbench import Workbench, lay_out
 
 
 def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None = None) -> Workbench:
@@ -44,26 +40,6 @@ def open_bench(campaign: str, config_sha256: str | None, lease_token: str | None
 def open_history() -> History:
     """Return the history that the environment names."""
     return _history(database_url())
-
-
-@contextmanager
-def hold_patiently(bench: Workbench, *, patience_s: float = PATIENCE_S) -> Iterator[Workbench]:
-    """Hold the campaign's lease, waiting for it for a while.
-
-    Raises:
-        CampaignBusyError: another living process holds it all the while.
-    """
-    deadline = time.monotonic() + patience_s
-    with ExitStack() as stack:
-        while True:
-            try:
-                held = stack.enter_context(hold_campaign(bench))
-                break
-            except CampaignBusyError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(1.0)
-        yield held
 
 
 @cache

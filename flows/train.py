@@ -5,13 +5,15 @@ from uuid import UUID
 from prefect import flow
 from prefect.exceptions import ObjectNotFound
 
+from flowscout.db.timings import PATIENCE_S
 from flowscout.errors import CampaignBusyError
-from flowscout.flows.desk import hold_patiently, open_bench
+from flowscout.flows.desk import open_bench
 from flowscout.flows.links import run_name, run_tags
 from flowscout.flows.outcomes import RoundOutcome, ended, outcome
 from flowscout.flows.parameters import CampaignId, ConfigSha
 from flowscout.flows.runs import rename, start, this_run
 from flowscout.loop.handing_over import link, needs_training
+from flowscout.loop.workbench import hold_patiently
 
 
 @flow(name="train-sampler", flow_run_name="training of round {number} of {campaign}", persist_result=False)
@@ -26,7 +28,7 @@ def train_sampler(
     name = bench.campaign.name
     rename(f"{run_name(name, number)} training", run_tags(name, number))
     try:
-        with hold_patiently(bench) as held:
+        with hold_patiently(bench, patience_s=PATIENCE_S) as held:
             if not needs_training(held, number):
                 return ended(outcome("not_due", number, why="the sampler was trained by another process"))
             from flowscout.flows.tasks import train  # loads torch

@@ -3,19 +3,16 @@
 What is told of results stands in `campaign_results`.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowscout.db import CampaignState, RoundRecord, RoundState
 from flowscout.db.timings import BUSY_S
-from flowscout.errors import CampaignBusyError, StateError
+from flowscout.errors import StateError
 from flowscout.loop.campaign_results import CampaignResults, user_name
 from flowscout.loop.due import pause_deployment
 from flowscout.loop.gates import awaiting_approval, waits_for_people
-from flowscout.loop.workbench import Workbench, at_version
+from flowscout.loop.workbench import at_version, hold_patiently
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +74,7 @@ class CampaignGates(CampaignResults):
             )
         if record.state is RoundState.AWAITING_APPROVAL:
             people = waits_for_people(at_version(self._bench, record.config_version_id))
-            with self._held_soon() as bench:
+            with hold_patiently(self._bench, patience_s=BUSY_S) as bench:
                 who = actor or user_name()
                 history.approvals.add(bench.held, record, actor=who, people=people, seen=seen)
         elif history.approvals.get(record.id) is None:
@@ -125,19 +122,3 @@ class CampaignGates(CampaignResults):
             {name: getattr(one, name) for name in _COLUMNS} for one in batch if one.candidate_id in candidate_ids
         ]
         return pd.DataFrame(rows, columns=list(_COLUMNS))
-
-    @contextmanager
-    def _held_soon(self) -> Iterator[Workbench]:
-        """Hold the campaign, once a process that holds it now lets it go."""
-        until = time.monotonic() + BUSY_S
-        with ExitStack() as stack:
-            while True:
-                try:
-                    bench = stack.enter_context(self._held())
-                except CampaignBusyError:
-                    if time.monotonic() >= until:
-                        raise
-                    time.sleep(0.2)
-                else:
-                    break
-            yield bench

@@ -4,6 +4,7 @@ What is done with it belongs in `loop.stages`.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from flowscout.db import (
     sidecar_folder,
     this_owner,
 )
-from flowscout.errors import ConfigError, LeaseLostError
+from flowscout.errors import CampaignBusyError, ConfigError, LeaseLostError
 from flowscout.loop import notices
 from flowscout.loop.config import (
     CampaignConfig,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
     from flowscout.loop.artefacts import ArtefactStore
     from flowscout.loop.spaces import CatalogueSpace, SequenceSpace
+
+HELD_AGAIN_S = 0.2
+"""How often a campaign that another process holds is asked for."""
 
 ARTEFACTS = "artefacts"
 """The folder of artefacts among the files of a campaign."""
@@ -356,3 +360,24 @@ def hold_campaign(bench: Workbench) -> Iterator[Workbench]:
             ended.set()
             keeper.join()
             campaigns.release_lease(lease)
+
+
+@contextmanager
+def hold_patiently(bench: Workbench, *, patience_s: float) -> Iterator[Workbench]:
+    """Hold the campaign as `hold_campaign` does, once a process that holds it now lets it go.
+
+    Raises:
+        CampaignBusyError: another live process holds it all the while.
+    """
+    deadline = time.monotonic() + patience_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                held = stack.enter_context(hold_campaign(bench))
+            except CampaignBusyError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(HELD_AGAIN_S)
+            else:
+                break
+        yield held
