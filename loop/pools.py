@@ -88,8 +88,9 @@ class Pool:
         most = MAX_POOL if limit is None else limit
         log_probs = [math.nan] * len(states) if log_prob is None else log_prob.tolist()
         names = [origin] * len(states) if origins is None else origins
-        for text, number, origin in zip(self._space.decode(states), log_probs, names, strict=True):
-            key, value = self._space.key(text), None if math.isnan(number) else number
+        texts = zip(self._space.keys(states), self._space.decode(states), strict=True)
+        for (key, text), number, origin in zip(texts, log_probs, names, strict=True):
+            value = None if math.isnan(number) else number
             if key not in self._known and len(self.drawn) < most:
                 self.drawn.setdefault(key, Drawn(key, text, value, origin))
             elif key in self._known and key not in self.refused:

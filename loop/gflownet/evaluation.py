@@ -180,8 +180,7 @@ def eubo(
 
 def modes_found(space: Space[S], states: S, modes: S) -> int:
     """Return how many of the given modes, finished states, are among the states; each key counts once."""
-    found = {space.key(text) for text in space.decode(states)}
-    return len(found & {space.key(text) for text in space.decode(modes)})
+    return len(set(space.keys(states)) & set(space.keys(modes)))
 
 
 def separate_modes(space: Space[S], states: S, log_reward: Tensor, *, threshold: float, distance: float) -> int:
@@ -256,7 +255,7 @@ def _different(space: Space[S], states: S, log_reward: Tensor) -> Tensor:
             "If your reward returns a column, squeeze it: reward(x).squeeze(-1)."
         )
     first: dict[str, int] = {}
-    keys = [space.key(text) for text in space.decode(states)]
+    keys = space.keys(states)
     for place in log_reward.argsort(descending=True, stable=True).tolist():
         first.setdefault(keys[place], place)
     return torch.tensor(list(first.values()), dtype=torch.int64, device=log_reward.device)

@@ -219,7 +219,7 @@ class GFlowNet(Generic[S]):
         trainer, given = self.trainer, condition
         found = self.sample(n, seed=seed, condition=given)
         log_reward = log_rewards(trainer, found.states, condition=given)
-        keys = {self.space.key(text) for text in found.objects}
+        keys = set(self.space.keys(found.states))
         upper = None
         if target_samples is not None:
             upper = eubo(trainer, self._states(target_samples), seed=seed, condition=given)

@@ -42,7 +42,7 @@ def make_anchors(problem: Problem, *, seed: int) -> Any:
     edits = edit(space, parents, 1 + (share * most).long(), generator)
     children = CHILDREN.run(problem, seed=seed).draw(N_CHILDREN, seed=seed)
     found = type(elites).cat([elites, edits, children])
-    rows = {space.key(text): row for row, text in reversed(list(enumerate(space.decode(found))))}
+    rows = {key: row for row, key in reversed(list(enumerate(space.keys(found))))}
     return found[torch.tensor(sorted(rows.values()), device=problem.device)]
 
 
@@ -63,7 +63,7 @@ def most_edits(problem: Problem, elites: Any) -> Tensor:
 def key_codes(space: Space[Any], states: Any) -> Tensor:
     """Return a number for each row's key, int64 `n` on the CPU; two keys share one by a chance of 2^-64."""
     codes = [
-        int.from_bytes(hashlib.blake2b(space.key(text).encode(), digest_size=8).digest(), "big", signed=True)
-        for text in space.decode(states)
+        int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)
+        for key in space.keys(states)
     ]
     return torch.tensor(codes, dtype=torch.int64)

@@ -159,8 +159,7 @@ def score(problem: Problem, states: Any) -> Tensor:
 def fresh(space: EditableSpace[Any], states: Any, seen: set[str], *, limit: int | None = None) -> Tensor:
     """Return the rows whose keys are not in `seen`, each key once and at most `limit`, and put them there."""
     rows: list[int] = []
-    for row, text in enumerate(space.decode(states)):
-        key = space.key(text)
+    for row, key in enumerate(space.keys(states)):
         if key not in seen and (limit is None or len(rows) < limit):
             seen.add(key)
             rows.append(row)

@@ -73,7 +73,7 @@ class ExhaustiveProposer:
         log_reward = problem.reward.of_values(tensors["values"]) + tensors["log_feasible"]
         # Gumbel noise on every state: the first of a key's states is the draw of the key, by max-stability.
         order = gumbel_top(log_reward - symmetry, n * int(symmetry.exp().max().round()), seed=seed)
-        first = {space.key(text): row for row, text in reversed(list(enumerate(space.decode(states[order]))))}
+        first = {key: row for row, key in reversed(list(enumerate(space.keys(states[order]))))}
         chosen = order[torch.tensor(sorted(first.values())[:n])]
         log_z = (log_reward - symmetry).logsumexp(0)
         return Samples(states[chosen.to(problem.device)], log_reward[chosen] - log_z)

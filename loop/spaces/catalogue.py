@@ -239,6 +239,10 @@ class CatalogueSpace:
         """
         return self.rules.key(text)
 
+    def keys(self, state: CatalogueState) -> list[str]:
+        """Return the key of each row: its name."""
+        return self.decode(state)
+
     def validate(self, text: object) -> str | None:
         """Return why the text is not an object of the catalogue, or None if it is one."""
         return self.rules.validate(text)

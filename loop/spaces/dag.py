@@ -221,6 +221,10 @@ class DagSpace:
         """
         return self._write(self._read(text))
 
+    def keys(self, state: DagState) -> list[str]:
+        """Return the key of each row: what `decode` writes."""
+        return self.decode(state)
+
     def validate(self, text: object) -> str | None:
         """Return why the text is not a graph of the space, or None if it is one."""
         try:

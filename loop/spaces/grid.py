@@ -179,6 +179,10 @@ class GridSpace:
         """
         return ",".join(map(str, self._read(text)))
 
+    def keys(self, state: GridState) -> list[str]:
+        """Return the key of each row: what `decode` writes."""
+        return self.decode(state)
+
     def validate(self, text: object) -> str | None:
         """Return why the text is not a point of the grid, or None if it is one."""
         try:

@@ -167,6 +167,10 @@ class Space(Protocol[S]):
         """Return the canonical identity of an object: equal exactly for two texts of the same object."""
         ...
 
+    def keys(self, state: S) -> list[str]:
+        """Return the key of each row's finished object: that of its text, without reading the text again."""
+        ...
+
     def validate(self, text: str) -> str | None:
         """Return why the text is not an object of the space, or None if it is one."""
         ...

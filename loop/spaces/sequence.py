@@ -238,8 +238,18 @@ class SequenceSpace:
 
     def decode(self, state: SequenceState) -> list[str]:
         """Return the filled letters of each row."""
-        letters = self.rules.letters
-        return ["".join([letters[code] for code in row if code != BLANK]) for row in state.tokens.tolist()]
+        return self._write(state.tokens)
+
+    def _write(self, tokens: Tensor) -> list[str]:
+        """Return the text of each row of tokens, `b x L`; all at once, as a search writes thousands."""
+        points = self._point_of_code[tokens.cpu()].numpy()
+        texts: list[str] = points.view(f"U{points.shape[1]}").ravel().tolist()  # which end before their blanks
+        return texts
+
+    @cached_property
+    def _point_of_code(self) -> Tensor:
+        """The Unicode code point of each letter as NumPy's text holds them, 0 for `BLANK`, which is last."""
+        return torch.tensor([*map(ord, self.rules.letters), 0], dtype=torch.int32, device="cpu")
 
     def parse(self, objects: Sequence[str], device: torch.device | str = "cpu") -> SequenceState:
         """Return the finished rows of sequences given as text.
@@ -260,11 +270,15 @@ class SequenceSpace:
 
         A campaign's labels are read several times a round, a hundred thousand of them in a twentieth of the time.
         """
-        if self.rules.ruled or not all(isinstance(text, str) and text.isascii() for text in objects):
+        try:
+            joined = "".join(objects)
+        except TypeError:  # one is no text
             return None
-        lengths = torch.tensor([len(text) for text in objects], dtype=torch.int64, device="cpu")
-        letters = torch.frombuffer(bytearray("".join(objects), "ascii") or bytearray(1), dtype=torch.uint8)
-        codes = self._code_of_byte[letters[: int(lengths.sum())].long()]
+        if self.rules.ruled or not joined.isascii():
+            return None
+        lengths = torch.tensor([*map(len, objects)], dtype=torch.int64, device="cpu")
+        letters = torch.frombuffer(bytearray(joined, "ascii") or bytearray(1), dtype=torch.uint8)
+        codes = self._code_of_byte[letters[: len(joined)].long()]
         short, long = self.rules.lengths[0], self.rules.lengths[-1]
         if bool((codes == BLANK).any() | (lengths < short).any() | (lengths > long).any()):
             return None
@@ -281,6 +295,11 @@ class SequenceSpace:
     def key(self, text: str) -> str:
         """Return the canonical identity of a sequence; see `SequenceRules.key`."""
         return self.rules.key(text)
+
+    def keys(self, state: SequenceState) -> list[str]:
+        """Return the key of each row; with two strands the first of both in the order of letters."""
+        texts = self._write(state.tokens)
+        return list(map(min, texts, self._write(self._other_strand(state.tokens)))) if self._double else texts
 
     def validate(self, text: str) -> str | None:
         """Return why the text is not in the space, or None if it is; see `SequenceRules.validate`."""

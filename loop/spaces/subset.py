@@ -246,6 +246,10 @@ class SubsetSpace:
         """
         return self._write(self._read(text))
 
+    def keys(self, state: SubsetState) -> list[str]:
+        """Return the key of each row: what `decode` writes."""
+        return self.decode(state)
+
     def validate(self, text: object) -> str | None:
         """Return why the text is not a subset of the space, or None if it is one."""
         try:

@@ -58,6 +58,9 @@ class StopSpace:
     def key(self, text: str) -> str:
         return text
 
+    def keys(self, state: WalkState) -> list[str]:
+        return self.decode(state)
+
     def distance(self, a: WalkState, b: WalkState) -> Tensor:
         return (a.place.unsqueeze(1) != b.place).sum(2).double()
 
@@ -249,6 +252,9 @@ class SubsetSpace:
 
     def key(self, text: str) -> str:
         return text
+
+    def keys(self, state: SubsetState) -> list[str]:
+        return self.decode(state)
 
     def validate(self, text: str) -> str | None:
         return None if len(text) == self.n_actions and text.count("1") == self.max_steps else "not a subset"

@@ -199,6 +199,10 @@ class SpaceContract:
         keys = [space.key(text) for text in objects]
         assert [space.key(key) for key in keys] == keys
 
+    def test_keys_of_states_are_those_of_their_texts(self, space: Space[Any], objects: Sequence[str]) -> None:
+        for state in (space.parse(objects), finished_walk(space), space.parse([])):
+            assert space.keys(state) == [space.key(text) for text in space.decode(state)]
+
     def test_features_are_float64_with_one_row_per_object(self, space: Space[Any], objects: Sequence[str]) -> None:
         features = space.features(space.parse(objects))
         assert features.dtype == torch.float64
