@@ -35,7 +35,7 @@ from flowscout.db.states import (
     EvaluationState,
     RoundState,
 )
-from flowscout.db.training import make_training_set, valid_values
+from flowscout.db.training import read_training_set
 
 _BACKUP = "restore the database from a backup, or from a folder that `flowscout export` has written"
 _APPEND_ONLY = ("measurement", "ledger", "event")
@@ -247,8 +247,7 @@ def _fits(session: Session, campaign_id: int) -> Iterator[tuple[str, str]]:
     for number, fit in session.execute(query.where(Round.campaign_id == campaign_id)).all():
         counts = []
         for prop in properties:  # the campaign file names one of them
-            rows = session.execute(valid_values(campaign_id, prop, fit.data_upto_seq)).all()
-            data = make_training_set([(*row,) for row in rows], fit.data_upto_seq)
+            data = read_training_set(session, campaign_id, prop, fit.data_upto_seq)
             if data.sha256 == fit.data_sha256:
                 break
             counts.append(len(data.rows))

@@ -15,10 +15,11 @@ from flowscout.db.database import Database
 from flowscout.db.events import EventKind, add_event
 from flowscout.db.locks import lock_campaign
 from flowscout.db.models import Approval, Attempt, Campaign, Candidate, CurrentValue, Evaluation, Measurement
+from flowscout.db.pauses import without_pauses
 from flowscout.db.recording import New, correct_measurements, correction, insert_measurements, project, write_rows
 from flowscout.db.records import MeasurementRecord, TrainingSet
 from flowscout.db.states import ApprovalDecision, EvaluationState, FailureClass, Qualifier
-from flowscout.db.training import WITH_VALUE, is_superseded, make_training_set, valid_values
+from flowscout.db.training import WITH_VALUE, is_superseded, read_training_set
 from flowscout.db.versions import chains_of, stands_for_a_value
 from flowscout.errors import NotFoundError
 
@@ -114,13 +115,17 @@ class Measurements:
             ]
             return len(write_rows(session, campaign_id, news, actor=actor, reason=reason))
 
-    def training_set(self, campaign_id: int, prop: str, *, upto_seq: int | None = None) -> TrainingSet:
-        """Return what is known of each candidate's `prop` with `seq <= upto_seq` (default: all)."""
-        with self._database.read() as session:
+    def training_set(
+        self, campaign_id: int, prop: str, *, upto_seq: int | None = None, near: TrainingSet | None = None
+    ) -> TrainingSet:
+        """Return what is known of each candidate's `prop` with `seq <= upto_seq` (default: all).
+
+        With `near`, the one of this property at another cut-off, only what differs from it is read.
+        """
+        with self._database.read() as session, without_pauses():
             if upto_seq is None:
                 upto_seq = session.scalars(select(Campaign.clock).where(Campaign.id == campaign_id)).one()
-            rows = session.execute(valid_values(campaign_id, prop, upto_seq)).all()
-        return make_training_set([(*row,) for row in rows], upto_seq)
+            return read_training_set(session, campaign_id, prop, upto_seq, near=near)
 
     def infeasible(self, campaign_id: int) -> list[str]:
         """Return the objects that were tried and cannot be measured, in the order of their keys.
@@ -149,18 +154,19 @@ class Measurements:
         One whose evaluation was cancelled, for want of money or by a person, may be proposed again. So may one of
         which every value was retracted, if it awaits none.
         """
-        measured = select(Candidate.key).join(Measurement, Measurement.candidate_id == Candidate.id)
-        measured = measured.where(Measurement.qualifier != Qualifier.RETRACTED, ~is_superseded())
+        values = select(Measurement.candidate_id).where(Measurement.campaign_id == campaign_id)
+        values = values.where(Measurement.qualifier != Qualifier.RETRACTED, ~is_superseded())
+        measured = select(Candidate.key).where(Candidate.id.in_(values))  # a join takes half as long again
         wanted = select(Candidate.key).join(Evaluation, Evaluation.candidate_id == Candidate.id)
         vetoed = select(Approval.candidate_id).where(
             Approval.decision == ApprovalDecision.VETOED, Approval.candidate_id.is_not(None)
         )
         cancelled = Evaluation.state == EvaluationState.CANCELLED
         wanted = wanted.where(stands_for_a_value(campaign_id), ~cancelled | Candidate.id.in_(vetoed))
-        with self._database.read() as session:
-            found = session.scalars(measured.where(Candidate.campaign_id == campaign_id).distinct())
-            awaited = session.scalars(wanted.where(Candidate.campaign_id == campaign_id).distinct())
-            return set(found) | set(awaited)
+        with self._database.read() as session, without_pauses():
+            own = Candidate.campaign_id == campaign_id
+            connection = session.connection()  # not by the ORM: these are all that was ever measured
+            return {key for query in (measured, wanted) for key in connection.scalars(query.where(own)).all()}
 
     def as_run(self, campaign_id: int, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the conditions that candidates were measured under, by key; of each the earliest value.

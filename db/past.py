@@ -45,8 +45,11 @@ class _PastMeasurements(Measurements):
         super().__init__(database)
         self._record, self._upto_seq, self._infeasible = record, upto_seq, list(infeasible)
 
-    def training_set(self, campaign_id: int, prop: str, *, upto_seq: int | None = None) -> TrainingSet:
-        return super().training_set(campaign_id, prop, upto_seq=self._upto_seq if upto_seq is None else upto_seq)
+    def training_set(
+        self, campaign_id: int, prop: str, *, upto_seq: int | None = None, near: TrainingSet | None = None
+    ) -> TrainingSet:
+        then = self._upto_seq if upto_seq is None else upto_seq
+        return super().training_set(campaign_id, prop, upto_seq=then, near=near)
 
     def infeasible(self, campaign_id: int) -> list[str]:  # noqa: ARG002 - of one campaign
         return self._infeasible

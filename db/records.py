@@ -289,7 +289,7 @@ class Ruling:
     attempt: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One valid value as it was reported: with its standard error and the number of readings it is a mean of."""
 
@@ -298,7 +298,7 @@ class Reading:
     n: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainingRow:
     """What was known of a candidate at a cut-off: the mean of its `count` valid values.
 
@@ -313,7 +313,7 @@ class TrainingRow:
     readings: tuple[Reading, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BoundedRow:
     """A candidate without a plain value, of which it is known that it lies above `lower` or below `upper`."""
 

@@ -55,8 +55,10 @@ def make_problem(
     space: EditableSpace[Any] = bench.space
     device = bench.device
     data = training_set(bench, upto_seq=fitted.data_upto_seq)
-    ranked = sorted(bench.scale.learned(data).rows, key=lambda row: (-bench.scale.sign * row.value, row.key))
-    labelled = space.parse(inside(bench, [row.object for row in ranked]), device)
+    rows = bench.scale.learned(data).rows  # in the order of their keys
+    values = bench.scale.sign * torch.tensor([row.value for row in rows], dtype=torch.float64)
+    ranked = [rows[i].object for i in values.argsort(descending=True, stable=True).tolist()]
+    labelled = space.parse(inside(bench, ranked), device)
     conditions = _conditions(bench) if stored is None else stored.reward
     pending, infeasible = (conditions.get(name, []) for name in ("pending", "infeasible"))
 

@@ -4,7 +4,7 @@ What is then made of the belief belongs in `loop.beliefs`.
 """
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,8 +28,17 @@ MIN_LABELS = 2
 REMEMBERED = 2
 """So many training sets are kept: a round reads its own and that of the fit before it, several times each."""
 
-_read: "WeakKeyDictionary[History, dict[tuple[int, str, int], TrainingSet]]" = WeakKeyDictionary()
-"""Training sets by campaign, property and cut-off; what is known up to a cut-off never changes."""
+
+@dataclass
+class _Read:
+    """A training set, and the labels that versions of the campaign file make of it."""
+
+    data: TrainingSet
+    labels: dict[str, Labels] = field(default_factory=dict)
+
+
+_read: "WeakKeyDictionary[History, dict[tuple[int, str, int], _Read]]" = WeakKeyDictionary()
+"""By campaign, property and cut-off; what is known up to a cut-off never changes."""
 
 
 def training_set(bench: Workbench, *, upto_seq: int | None = None) -> TrainingSet:
@@ -37,18 +46,27 @@ def training_set(bench: Workbench, *, upto_seq: int | None = None) -> TrainingSe
     kept = _read.setdefault(bench.history, {})
     campaign_id, name = bench.campaign.id, bench.config.objective.name
     found = None if upto_seq is None else kept.get((campaign_id, name, upto_seq))
-    if found is None:
-        found = bench.history.measurements.training_set(campaign_id, name, upto_seq=upto_seq)
-        kept[campaign_id, name, found.upto_seq] = found
-        while len(kept) > REMEMBERED:
-            del kept[next(iter(kept))]
-    return found
+    if found is not None:
+        return found.data
+    near = next((one.data for at, one in reversed(kept.items()) if at[:2] == (campaign_id, name)), None)
+    data = bench.history.measurements.training_set(campaign_id, name, upto_seq=upto_seq, near=near)
+    if (campaign_id, name, data.upto_seq) in kept:  # nothing has come since
+        return kept[campaign_id, name, data.upto_seq].data
+    kept[campaign_id, name, data.upto_seq] = _Read(data)
+    while len(kept) > REMEMBERED:
+        del kept[next(iter(kept))]
+    return data
 
 
 def labels_of(bench: Workbench, data: TrainingSet) -> Labels:
-    """Return the labels of a training set on the scale that is learned; larger is better."""
-    scale = bench.scale
-    return make_labels(bench.space, scale.learned(data), sign=scale.sign, outside=outside_features(bench, data))
+    """Return the labels of a training set on the scale that is learned; larger is better. They are shared."""
+    read = (one for one in _read.get(bench.history, {}).values() if one.data is data)
+    kept = next((one.labels for one in read), {})
+    if bench.version.sha256 not in kept:
+        scale, outside = bench.scale, outside_features(bench, data)
+        learned = scale.learned(data)
+        kept[bench.version.sha256] = make_labels(bench.space, learned, sign=scale.sign, outside=outside)
+    return kept[bench.version.sha256]
 
 
 def fit_surrogate(bench: Workbench, record: RoundRecord) -> FitRecord:

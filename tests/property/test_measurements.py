@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import count, pairwise
+from dataclasses import replace
+from itertools import count, pairwise, product
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,28 @@ def test_a_rebuilt_training_set_is_the_first_to_the_last_bit(
     for found in first:
         again = history.measurements.training_set(scene.campaign.id, PROPERTY, upto_seq=found.upto_seq)
         assert again == found
+
+
+@FEWER
+@given(rows=records(), data=st.data())
+def test_a_training_set_made_of_one_at_another_cut_off_is_that_which_is_read(
+    history: History, rows: list[MeasurementRecord], data: st.DataObject
+) -> None:
+    scene = fresh(history)
+    number, actor = scene.campaign.id, scene.campaign.name
+    scene.tell(*rows)
+    for row in data.draw(st.permutations(rows)):
+        value = None if row.value is None else data.draw(finite)
+        if data.draw(st.booleans()):
+            history.measurements.add(number, [replace(row, value=value)], actor=actor, correct="misread")
+        elif data.draw(st.booleans()):
+            row_name = row.source, row.row_id
+            history.measurements.retract(number, row=row_name, reason="of another plate", actor=actor)
+    read = history.measurements.training_set
+    cut_offs = sorted({data.draw(st.integers(0, history.campaigns.get(number).clock)) for _ in range(4)})
+    whole = [read(number, PROPERTY, upto_seq=upto_seq) for upto_seq in cut_offs]
+    for near, wanted in product(whole, whole):
+        assert read(number, PROPERTY, upto_seq=wanted.upto_seq, near=near) == wanted
 
 
 @FEWER
