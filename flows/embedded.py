@@ -74,7 +74,8 @@ class EmbeddedServer:
 def answers(url: str) -> bool:
     """Return whether a Prefect server answers at an API's URL, whatever it says."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - the user's own server
+        # Not its health, of which it tells before it is ready: the first other request takes it half a second.
+        with urllib.request.urlopen(f"{url}/admin/version", timeout=5):  # noqa: S310 - the user's own server
             return True
     except urllib.error.HTTPError:
         return True

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowscout.db import RoundRow
 from flowscout.loop.scales import Scale
 from flowscout.surrogates import PredictionScores, Surrogate, score_predictions
 
@@ -75,7 +74,7 @@ def calibration_warning(diagnostics: Mapping[str, Any]) -> str | None:
 
 def foretold(
     history: Sequence[Mapping[str, Any]],
-    rounds: Sequence[RoundRow],
+    noise: Mapping[int, float],
     *,
     property: str,  # noqa: A002
     scale: Scale | None = None,
@@ -84,10 +83,10 @@ def foretold(
 
     Both are on the `scale` that is learned (default: that of the values); values that are not on it are left out.
 
-    `history` holds rows of the view `history`. What a proposal stores is the sd of the value without noise; the
-    noise is that of the surrogate's diagnostics of the round. Values superseded since are left out.
+    `history` holds rows of the view `history`. What a proposal stores is the sd of the value without noise;
+    `noise` is what a measurement adds by the diagnostics of each round's surrogate, where they tell. Values
+    superseded since are left out.
     """
-    noise = {row.number: float(row.surrogate.get("noise_sd", 0.0)) for row in rounds}
     return [
         Foretold(
             round=row["round"],

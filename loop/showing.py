@@ -117,12 +117,15 @@ def _latest_foretold(bench: Workbench, number: int) -> "list[Foretold]":
     """Return what the latest rounds before this one foretold and what was measured of it since."""
     from flowscout.loop.prequential import WINDOW, foretold  # loads torch
 
-    objective, rounds = _objective(bench), [row for row in _status(bench).rounds if row.number < number][-WINDOW:]
+    prop, rounds = bench.config.objective.name, bench.history.rounds.all(bench.campaign.id)
     rows: list[Mapping[str, Any]] = []
-    for row in rounds:
-        wanted = HistoryFilter(round=row.number, property=objective.property)
+    noise = {}
+    for record in [one for one in rounds if one.number < number][-WINDOW:]:
+        fit = bench.history.rounds.fit(record.id)
+        noise[record.number] = 0.0 if fit is None else float(fit.diagnostics.get("noise_sd", 0.0))
+        wanted = HistoryFilter(round=record.number, property=prop)
         rows += bench.history.queries.history(bench.campaign.name, wanted)
-    return foretold(rows, rounds, property=objective.property, scale=bench.scale)
+    return foretold(rows, noise, property=prop, scale=bench.scale)
 
 
 def _status(bench: Workbench) -> StatusRecord:

@@ -28,7 +28,7 @@ def row_of(number, **surrogate):
 
 
 def told(*rows):
-    return foretold(rows, [row_of(2, noise_sd=0.4)], property="y")
+    return foretold(rows, {2: 0.4}, property="y")
 
 
 def test_sd_of_a_prediction_includes_the_noise_of_its_round():

@@ -97,7 +97,7 @@ def test_predictions_are_on_the_scale_and_compared_there(campaign, tmp_path):
     assert batch["mean"].between(-6, 2).all()
     found.tell(batch[["object"]].assign(ic50=50.0))
     rows = found.workbench.history.queries.history(found.name)
-    values = foretold(rows, found.status().rounds, property="ic50", scale=found.workbench.scale)
+    values = foretold(rows, {}, property="ic50", scale=found.workbench.scale)
     assert [one.value for one in values] == pytest.approx([-math.log10(50.0)] * 4)
     assert [one.mean for one in values] == pytest.approx(batch["mean"].tolist())
 

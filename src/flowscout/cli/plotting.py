@@ -36,7 +36,8 @@ def plot(
     from flowscout.loop.prequential import foretold, scores_by_round, scores_of
     from flowscout.loop.scales import scale_of
 
-    values = foretold(rows, found.rounds, property=objective.property, scale=scale_of(objective))
+    noise = {row.number: float(row.surrogate.get("noise_sd", 0.0)) for row in found.rounds}
+    values = foretold(rows, noise, property=objective.property, scale=scale_of(objective))
     figures = {"progress.png": draw_progress(rows, objective)}
     if values:
         figures["predictions.png"] = draw_predictions(values, objective)
