@@ -232,7 +232,7 @@ def _postgresql() -> Iterator[Postgres]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2):
+        with urllib.request.urlopen(f"{url}/admin/version", timeout=2):
             return True
     except OSError:
         return False

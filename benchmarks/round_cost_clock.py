@@ -44,7 +44,7 @@ FUNCTIONS = {
 """What each function's seconds are called."""
 
 STICKY = (IMPORTS, LABELS, PAGES)
-"""What stays one part, whatever is done in it."""
+"""What stays one part, whatever is done in it but for imports."""
 
 APART = ("fitting", "training", "oracle", IMPORTS)
 """What a round is for, and what is loaded once a process: the rest is what the round costs beyond."""
@@ -75,9 +75,10 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the block as a part; imports stay imports, whoever asks for them, and so do labels and pages."""
-        counts = self._stack and threading.get_ident() == self._thread and self._stack[-1] not in STICKY
-        if not counts:
+        """Count the block as a part; imports are imports whoever asks, and labels and pages keep all the rest."""
+        own = self._stack and threading.get_ident() == self._thread
+        within = self._stack[-1] if own else IMPORTS
+        if within == IMPORTS or (within in STICKY and name != IMPORTS):
             yield
             return
         self._charge()
