@@ -29,6 +29,8 @@ TIMEOUT_S = 5.0
 LEASE_S = 30.0
 MOST_S = 5.0
 """How long one call goes on telling; the rest is told the next time."""
+NEVER_TAKEN = (400, 413, 422)
+"""What a server answers that cannot read an event or finds it too large: it will say so each time."""
 DEFAULT_URL = "http://127.0.0.1:4200/api"
 
 
@@ -76,7 +78,7 @@ def is_started_by(history: History, campaign: CampaignRecord, deployment_id: str
 def tell_server(history: History, campaign: CampaignRecord) -> int:
     """Post what the server of a scheduled campaign has not been told of its log yet; return how many entries.
 
-    One that fails is logged and left for later.
+    One that fails is logged and left for later; one that the server can never take holds up no other.
     """
     schedule = history.schedules.get(campaign.id)
     if schedule is None or schedule.deployment_id is None:
@@ -90,6 +92,10 @@ def tell_server(history: History, campaign: CampaignRecord) -> int:
         try:
             post(server_of(schedule.server_url), [event_of(campaign, notice.event)])
         except (WorkError, ConfigError) as error:
+            if isinstance(error, ServerRefusedError) and error.status in NEVER_TAKEN:
+                logger.warning("Prefect is never told of event %d: %s", notice.event.id, error)
+                history.deliveries.done(notice)
+                continue
             history.deliveries.failed(notice, name="Prefect's server", error=str(error))
             logger.warning("Prefect is told of event %d later: %s", notice.event.id, error)
             break

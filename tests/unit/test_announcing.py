@@ -48,6 +48,7 @@ class FakeServer(BaseHTTPRequestHandler):
 
     posted: ClassVar[list[tuple[str, Any]]] = []
     coming: ClassVar[list[str]] = []
+    unreadable: ClassVar[set[str]] = set()
 
     def do_GET(self) -> None:
         self._answer(200, json.dumps("3.8.8").encode())
@@ -58,6 +59,8 @@ class FakeServer(BaseHTTPRequestHandler):
             self.posted.append((self.path, json.loads(body)))
         if self.path == "/api/flow_runs/count":
             self._answer(200, json.dumps(len(self.coming)).encode())
+        elif self.path == "/api/events" and json.loads(body)[0]["event"] in self.unreadable:
+            self._answer(422, b'{"detail": "an event that it cannot read"}')
         else:
             self._answer(204, b"")
 
@@ -85,6 +88,7 @@ def _no_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
 def url() -> Iterator[str]:
     FakeServer.posted.clear()
     FakeServer.coming.clear()
+    FakeServer.unreadable.clear()
     server = HTTPServer(("127.0.0.1", 0), FakeServer)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -211,6 +215,19 @@ def test_a_server_that_is_away_stops_nothing_and_is_told_later(
         session.execute(text("UPDATE delivery SET not_before = NULL"))  # as if half a minute had gone
     campaign.notify()
     assert posted_kinds() == ["flowscout.schedule_set", "flowscout.values_told"]
+
+
+def test_an_event_that_a_server_never_takes_holds_up_no_other(
+    campaign: Campaign, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
+    FakeServer.unreadable.add("flowscout.schedule_set")
+    schedule(campaign, url)
+    campaign.tell([{"object": "ACGT", "y": 0.5}], source="plate 1")
+    assert posted_kinds()[:2] == ["flowscout.schedule_set", "flowscout.values_told"]
+    assert len(campaign.events(kind="notice_failed")) == 0
+    assert "never told" in caplog.text
+    assert "422" in caplog.text
 
 
 def test_a_campaign_without_a_schedule_tells_no_server(campaign: Campaign, url: str) -> None:
