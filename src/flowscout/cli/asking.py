@@ -109,7 +109,9 @@ def pending(campaign: CampaignPath, db: Database = None, as_json: AsJson = False
         name = found.name
     if not as_json:
         rows = [row | _for_people(row) for row in rows]
-    columns = ("object", "round", "state", "since", "oracle", "attempts", "owner", "lease_until", "reserved")
+    columns = ["object", "round", "state", "since", "oracle", "attempts", "reserved"]
+    if any(row["owner"] is not None for row in rows):
+        columns[6:6] = ["owner", "lease_until"]
     print_rows(rows, as_json=as_json, title=f"pending in {name}", columns=columns)
 
 

@@ -91,7 +91,8 @@ def _print_line(event: EventRecord, *, as_json: bool) -> None:
 
 
 def _short(detail: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in detail.items() if value is not None)
+    told = {name: value[:12] if name == "sha256" else value for name, value in detail.items()}
+    return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
 
 
 def _plain(value: Any) -> str:

@@ -6,11 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
+
+BORDER = 3
+"""What a column of a table takes beside its text: a line and a space on both sides."""
+
+SHORT_WORD = 10
+"""So many letters has a date, and most of what has one meaning."""
 
 
 def complain(message: str) -> None:
@@ -58,13 +65,34 @@ def print_rows(
         say(f"{title or 'result'}: nothing yet", style="dim")
         return
     shown = list(rows[0]) if columns is None else list(columns)
+    cells = [[cell(row.get(name)) for name in shown] for row in rows]
+    names = [name.replace("_", " ") for name in shown]
+    widths = column_widths([names, *cells], stdout.width - BORDER * len(names) - 1)
     table = Table(title=title, title_justify="left", header_style="bold")
-    for name in shown:
+    for name, label, width in zip(shown, names, widths, strict=True):
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_escape(cell(row.get(name))) for name in shown))
+        table.add_column(label, justify="right" if numeric else "left", overflow="fold", width=width)
+    for line in cells:
+        table.add_row(*map(_escape, line))
     stdout.print(table)
+
+
+def column_widths(lines: Sequence[Sequence[str]], available: int) -> list[int]:
+    """Return how wide each column of some lines of cells is to be, so that all together fit if they can.
+
+    Where they do not fit side by side, the widest is made narrower first. Words are broken only where all columns
+    are down to their longest ones; long words before those of `SHORT_WORD` letters.
+    """
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    words = [max((cell_len(word) for text in column for word in text.split()), default=1) for column in columns]
+    for least in (words, [min(width, SHORT_WORD) for width in words], [1] * len(columns)):
+        while sum(widths) > available:
+            room = [width if width > low else 0 for width, low in zip(widths, least, strict=True)]
+            if not any(room):
+                break
+            widths[room.index(max(room))] -= 1
+    return widths
 
 
 def cell(value: Any) -> str:
