@@ -148,7 +148,7 @@ class _Import:
         for low in range(0, staged, self.chunk):
             with self._transaction() as session:
                 added += self._store(session, low, low + self.chunk)
-        if added and self.connection.dialect.name == "postgresql":  # else it plans for few rows for a minute yet
+        if added >= self.chunk and self.connection.dialect.name == "postgresql":  # else it plans as for few rows
             names = ", ".join(one.__tablename__ for one in (Candidate, Measurement, CurrentValue))
             with self.connection.begin():
                 self.connection.execute(text(f"ANALYZE {names}"))

@@ -55,6 +55,8 @@ def read_training_set(
     session: Session, campaign_id: int, prop: str, upto_seq: int, *, near: TrainingSet | None = None
 ) -> TrainingSet:
     """Return what is known up to a cut-off; of `near`, what is at another one, only what differs is read."""
+    if near is not None and near.upto_seq == upto_seq:
+        return near  # what is known up to a cut-off never changes
     query = valid_values(campaign_id, prop, upto_seq).order_by(None)
     if near is None:
         return _joined(upto_seq, *_known(_fetch(session, query)))

@@ -28,6 +28,9 @@ MIN_LABELS = 2
 REMEMBERED = 2
 """So many training sets are kept: a round reads its own and that of the fit before it, several times each."""
 
+REMEMBERED_BYTES = 2**27
+"""Labels with larger features, such as wide fingerprints of many molecules, are made anew each time."""
+
 
 @dataclass
 class _Read:
@@ -62,11 +65,13 @@ def labels_of(bench: Workbench, data: TrainingSet) -> Labels:
     """Return the labels of a training set on the scale that is learned; larger is better. They are shared."""
     read = (one for one in _read.get(bench.history, {}).values() if one.data is data)
     kept = next((one.labels for one in read), {})
-    if bench.version.sha256 not in kept:
+    found = kept.get(bench.version.sha256)
+    if found is None:
         scale, outside = bench.scale, outside_features(bench, data)
-        learned = scale.learned(data)
-        kept[bench.version.sha256] = make_labels(bench.space, learned, sign=scale.sign, outside=outside)
-    return kept[bench.version.sha256]
+        found = make_labels(bench.space, scale.learned(data), sign=scale.sign, outside=outside)
+        if found.X.nbytes <= REMEMBERED_BYTES:
+            kept[bench.version.sha256] = found
+    return found
 
 
 def fit_surrogate(bench: Workbench, record: RoundRecord) -> FitRecord:

@@ -1,12 +1,14 @@
 """What a round reads several times is read once: what is known up to a cut-off never changes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flowscout import Campaign
 from flowscout.db.measurements import Measurements
-from flowscout.loop.fitting import REMEMBERED, training_set
+from flowscout.loop import fitting
+from flowscout.loop.fitting import REMEMBERED, labels_of, training_set
 
 CAMPAIGN = """\
 campaign: told
@@ -49,3 +51,23 @@ def test_few_sets_are_kept(campaign, monkeypatch):
     for upto_seq in [*cut_offs, *reversed(cut_offs)]:
         training_set(campaign.workbench, upto_seq=upto_seq)
     assert len(read) == 2 * len(cut_offs) - REMEMBERED
+
+
+def test_labels_are_made_once_of_a_training_set_and_of_each_version(campaign, tmp_path):
+    bench = campaign.workbench
+    data = training_set(bench)
+    labels = labels_of(bench, data)
+    assert labels_of(bench, data) is labels
+    assert labels_of(bench, replace(data)) is not labels  # of which nobody knows that it is the same
+    text = CAMPAIGN.replace("maximize", "minimize")
+    (tmp_path / "campaign.yaml").write_text(text)
+    with Campaign.from_yaml(tmp_path / "campaign.yaml") as turned:
+        other = replace(turned.workbench, history=bench.history)
+        assert labels_of(other, data).Y.tolist() == [[-1.0]]
+    assert labels_of(bench, data).Y.tolist() == [[1.0]]
+
+
+def test_labels_with_large_features_are_not_kept(campaign, monkeypatch):
+    monkeypatch.setattr(fitting, "REMEMBERED_BYTES", 0)
+    data = training_set(campaign.workbench)
+    assert labels_of(campaign.workbench, data) is not labels_of(campaign.workbench, data)
