@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flowscout.loop.spaces.grid import GridSpace, GridState
     from flowscout.loop.spaces.growth import SequenceState
     from flowscout.loop.spaces.listing import Listing
+    from flowscout.loop.spaces.neighbourhood import NeighbourhoodSpace, NeighbourState
     from flowscout.loop.spaces.protocol import CrossableSpace, EditableSpace, Space, State
     from flowscout.loop.spaces.records import PerDevice, TensorRecord
     from flowscout.loop.spaces.sequence import SequenceSpace
@@ -29,6 +30,8 @@ __all__ = [
     "GridSpace",
     "GridState",
     "Listing",
+    "NeighbourState",
+    "NeighbourhoodSpace",
     "PerDevice",
     "SequenceRules",
     "SequenceSpace",
@@ -50,6 +53,8 @@ _HOMES = {
     "GridSpace": "flowscout.loop.spaces.grid",
     "GridState": "flowscout.loop.spaces.grid",
     "Listing": "flowscout.loop.spaces.listing",
+    "NeighbourState": "flowscout.loop.spaces.neighbourhood",
+    "NeighbourhoodSpace": "flowscout.loop.spaces.neighbourhood",
     "PerDevice": "flowscout.loop.spaces.records",
     "SequenceRules": "flowscout.loop.spaces.alphabets",
     "SequenceSpace": "flowscout.loop.spaces.sequence",

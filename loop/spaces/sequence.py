@@ -236,6 +236,10 @@ class SequenceSpace:
         """Return the letters' integer codes, float64 `b x L`, -1 behind the end of a shorter sequence."""
         return state.tokens.double()
 
+    def of_codes(self, codes: Tensor) -> SequenceState:
+        """Return the finished rows of letters' codes, int64 `b x L`: what `features` says of them, as integers."""
+        return self._finished(codes)
+
     def decode(self, state: SequenceState) -> list[str]:
         """Return the filled letters of each row."""
         return self._write(state.tokens)
