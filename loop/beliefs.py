@@ -23,9 +23,11 @@ from flowscout.loop.proposers import (
     GFlowNetProposer,
     LocalSearchProposer,
     MixtureProposer,
+    NearbyGFlowNetProposer,
     Problem,
     Proposer,
     RandomProposer,
+    is_edited,
     uniform_states,
 )
 from flowscout.loop.rewards import LogProbability, freeze_reward, stored_reward
@@ -130,6 +132,9 @@ def make_proposer(bench: Workbench, kind: str) -> Proposer:
     adjust = section.exponent is None
     if kind == "auto":
         return make_proposer(bench, "mixture")
+    if kind == "gflownet" and section.anchors is None and is_edited(bench.space):
+        steps = section.steps if "steps" in section.model_fields_set else NearbyGFlowNetProposer.steps
+        return NearbyGFlowNetProposer(steps, sharpen=adjust)
     if kind == "gflownet":
         return GFlowNetProposer(section.steps, adjust=adjust, anchors=section.anchors, loss=section.loss)
     if kind == "mixture":

@@ -113,8 +113,9 @@ class AcquisitionSection(Section):
 class ProposerSection(Section):
     """Who proposes. `exponent` scales the log-reward; without one it follows from the size of the space.
 
-    `auto` is a mixture of a GFlowNet and local search. `shares` belong to a mixture; `loss`,
-    `steps`, `anchors` and `warm_start` to a GFlowNet, `evaluations` to a search, also as parts of one.
+    `auto` is a mixture of a GFlowNet and local search. `shares` belong to a mixture; `loss`, `steps`, `anchors`
+    and `warm_start` to a GFlowNet, `evaluations` to a search, also as parts of one. A GFlowNet of long sequences
+    edits what is known, unless `anchors` are given.
     """
 
     type: Literal["auto", "gflownet", "local_search", "genetic", "exhaustive", "random", "mixture"] = "auto"

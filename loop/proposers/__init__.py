@@ -8,6 +8,7 @@ from flowscout.loop.proposers.genetic import GeneticProposer
 from flowscout.loop.proposers.gflownet import SLOPE_RANGE, GFlowNetProposer
 from flowscout.loop.proposers.local_search import LocalSearchProposer
 from flowscout.loop.proposers.mixture import MixtureProposer
+from flowscout.loop.proposers.nearby import NearbyGFlowNetProposer, is_edited
 from flowscout.loop.proposers.protocol import UNIQUE_RANGE, Problem, Proposer, Samples, Trained
 from flowscout.loop.proposers.uniform import RandomProposer, uniform_states
 
@@ -19,10 +20,12 @@ __all__ = [
     "GeneticProposer",
     "LocalSearchProposer",
     "MixtureProposer",
+    "NearbyGFlowNetProposer",
     "Problem",
     "Proposer",
     "RandomProposer",
     "Samples",
     "Trained",
+    "is_edited",
     "uniform_states",
 ]

@@ -4,7 +4,7 @@ How a policy is trained belongs in `loop.gflownet`.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from flowscout.loop.proposers.protocol import (
 )
 from flowscout.loop.proposers.uniform import uniform_states
 from flowscout.loop.rewards import FrozenReward
-from flowscout.loop.spaces.protocol import EditableSpace
+from flowscout.loop.spaces.protocol import EditableSpace, Space
 from flowscout.surrogates import spearman
 
 ANCHORS = 0.5
@@ -103,7 +103,7 @@ class GFlowNetProposer:
             reward, adjustments = self._adjust_exponent(trainer, reward.with_exponent(exponent), labelled, seed)
         record = trainer.fit(self.steps)
         unique = _unique_share(trainer, labelled, seed)
-        health = _health(problem, trainer, reward, seed)
+        health = health_of(problem.space, reward, trainer, seed)
         tensors = dict(trainer.policy.state_dict()) | {_EXPONENT: torch.tensor(reward.exponent)}
         counts = {"unique_share": unique, "adjustments": adjustments, "n_anchors": 0}
         if anchors is not None:
@@ -114,8 +114,8 @@ class GFlowNetProposer:
             tensors=tensors,
             reward=reward,
             params=asdict(settings) | started,
-            diagnostics=_diagnostics(record) | health | counts | {"all_steps": trainer.steps},
-            healthy=_is_healthy(health),
+            diagnostics=diagnostics_of(record) | health | counts | {"all_steps": trainer.steps},
+            healthy=is_healthy(health),
         )
 
     def _share(self, problem: Problem) -> float:
@@ -202,14 +202,16 @@ def _unique_share(trainer: Trainer[Any], labelled: Tensor, seed: int) -> float:
     return len(torch.unique(fresh)) / max(1, len(fresh))
 
 
-def _health(problem: Problem, trainer: Trainer[Any], reward: FrozenReward, seed: int) -> dict[str, float]:
-    """Compare log p with log R on a held-out pool: half drawn uniformly, half from the policy itself."""
-    space, device = problem.space, problem.device
+def health_of(
+    space: Space[Any], log_reward: Callable[[Any], Tensor], trainer: Trainer[Any], seed: int
+) -> dict[str, float]:
+    """Compare log p with log R on a held-out pool: half drawn by uniform steps, half from the policy itself."""
+    device = trainer.generator.device
     drawn = trainer.draw(TEST_DRAWS, generator=Generator(device).manual_seed(seed + 1)).states
     found = []
     for states in (uniform_states(space, TEST_DRAWS, seed=seed, device=device), drawn):
         log_p = log_prob(space, trainer.policy, states).double().cpu()
-        log_r = reward(states).double().cpu() - space.log_symmetry(states).cpu()  # no reward is on a GPU
+        log_r = log_reward(states).double().cpu() - space.log_symmetry(states).cpu()  # no reward is on a GPU
         found.append((log_p, log_r))
     log_p, log_r = (torch.cat(part) for part in zip(*found, strict=True))
     centred_p, centred_r = log_p - log_p.mean(), log_r - log_r.mean()
@@ -219,12 +221,14 @@ def _health(problem: Problem, trainer: Trainer[Any], reward: FrozenReward, seed:
     return {"slope": slope, "spearman": spearman(log_p, log_r) or 0.0, "spread": spread}
 
 
-def _is_healthy(health: Mapping[str, float]) -> bool:
+def is_healthy(health: Mapping[str, float]) -> bool:
+    """Return whether a policy may be trusted: it has learned something, and that is the reward."""
     learned = health["spread"] >= LEAST_SPREAD
     return learned and _within(health["slope"], SLOPE_RANGE) and health["spearman"] > 0.5
 
 
-def _diagnostics(record: TrainingRecord) -> dict[str, Any]:
+def diagnostics_of(record: TrainingRecord) -> dict[str, Any]:
+    """Return what is stored of a training."""
     return {
         "steps": record.steps,
         "loss": _recent_loss(record),

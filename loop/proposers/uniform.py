@@ -14,7 +14,7 @@ from flowscout.loop.gflownet import draw as draw_from
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.proposers.protocol import Problem, Samples, Trained
 from flowscout.loop.spaces import SequenceSpace
-from flowscout.loop.spaces.protocol import EditableSpace
+from flowscout.loop.spaces.protocol import Space
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RandomProposer:
         return Samples(uniform_states(problem.space, n, seed=seed, device=problem.device), None)
 
 
-def uniform_states(space: EditableSpace[Any], n: int, *, seed: int, device: torch.device) -> Any:
+def uniform_states(space: Space[Any], n: int, *, seed: int, device: torch.device) -> Any:
     """Return `n` finished states, each step of their making a uniform legal action.
 
     Sequences under rules are drawn uniformly instead: step by step, a few mutations would all come first.

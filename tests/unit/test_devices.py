@@ -11,7 +11,7 @@ from test_selection import chosen
 
 from flowscout.loop import exploration, selection
 from flowscout.loop.gflownet import Trainer, estimate_log_prob
-from flowscout.loop.proposers.gflownet import _health
+from flowscout.loop.proposers.gflownet import health_of
 from flowscout.loop.spaces import SequenceSpace
 
 CASES = [(name, loss, "uniform") for name, loss in LEGAL]
@@ -60,6 +60,6 @@ def test_a_reward_elsewhere_is_of_states_on_another_device(monkeypatch):
 def test_a_policy_is_judged_by_states_on_another_device(monkeypatch):
     made = problem()
     trainer = Trainer(made.space, made.reward, seed=0)
-    expected = _health(made, trainer, made.reward, seed=0)
+    expected = health_of(made.space, made.reward, trainer, 0)
     monkeypatch.setattr(SequenceSpace, "log_symmetry", elsewhere(SequenceSpace.log_symmetry))
-    assert _health(made, trainer, made.reward, seed=0) == expected
+    assert health_of(made.space, made.reward, trainer, 0) == expected

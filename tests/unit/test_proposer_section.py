@@ -16,6 +16,7 @@ from flowscout.loop.proposers import (
     GFlowNetProposer,
     LocalSearchProposer,
     MixtureProposer,
+    NearbyGFlowNetProposer,
     RandomProposer,
 )
 
@@ -36,8 +37,8 @@ def campaign_text(proposer: str, length: int = 6) -> str:
     return FILE.replace("LENGTH", str(length)).replace("PROPOSER", proposer)
 
 
-def open_campaign(folder, proposer: str) -> Campaign:
-    (folder / "c.yaml").write_text(campaign_text(proposer))
+def open_campaign(folder, proposer: str, length: int = 6) -> Campaign:
+    (folder / "c.yaml").write_text(campaign_text(proposer, length))
     return Campaign.from_yaml(folder / "c.yaml")
 
 
@@ -89,6 +90,21 @@ def test_the_largest_space_of_an_exhaustive_proposer_is_that_of_its_limit():
 )
 def test_the_proposer_is_made_as_the_file_says(tmp_path, section, expected):
     with open_campaign(tmp_path, section) as campaign:
+        bench = campaign.workbench
+        assert make_proposer(bench, bench.config.proposer.type) == expected
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("type: gflownet", NearbyGFlowNetProposer()),
+        ("type: gflownet, steps: 70, exponent: 4", NearbyGFlowNetProposer(70, sharpen=False)),
+        ("type: gflownet, anchors: 0.5", GFlowNetProposer(anchors=0.5)),
+        ("type: auto", MixtureProposer((NearbyGFlowNetProposer(), LocalSearchProposer()), (0.5, 0.5))),
+    ],
+)
+def test_long_sequences_are_edited_unless_anchors_are_given(tmp_path, section, expected):
+    with open_campaign(tmp_path, section, length=24) as campaign:
         bench = campaign.workbench
         assert make_proposer(bench, bench.config.proposer.type) == expected
 

@@ -203,9 +203,9 @@ def test_a_dpp_spreads_a_batch_wider_than_the_objects_of_the_best_rewards() -> N
 @pytest.mark.parametrize(
     ("letters", "section", "apart"),
     [
-        (50, {}, 50 / 6),
-        (20, {}, 20 / 6),
-        (19, {}, None),  # short: a sixth of the letters would keep single edits apart, which are wanted there
+        (50, {}, 3),
+        (32, {}, 2),
+        (31, {}, None),  # one letter apart are all different objects
         (50, {"distance": None}, None),
         (8, {"distance": 3}, 3),
         (50, {"select": "dpp"}, None),
