@@ -12,10 +12,11 @@ def without_pauses() -> Iterator[None]:
     A hundred thousand new rows make it look several times through all that is loaded, torch and Prefect as well.
     Rows hold no cycles.
     """
-    enabled = gc.isenabled()
+    if not gc.isenabled():  # another thread's block, which ends with it enabled; or nobody wants it
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
-        if enabled:  # who began first ends it, where several threads read
-            gc.enable()
+        gc.enable()

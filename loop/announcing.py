@@ -29,7 +29,7 @@ TIMEOUT_S = 5.0
 LEASE_S = 30.0
 MOST_S = 5.0
 """How long one call goes on telling; the rest is told the next time."""
-NEVER_TAKEN = (400, 413, 422)
+NEVER_TAKEN = (413, 422)
 """What a server answers that cannot read an event or finds it too large: it will say so each time."""
 DEFAULT_URL = "http://127.0.0.1:4200/api"
 

@@ -51,19 +51,19 @@ def training_set(bench: Workbench, *, upto_seq: int | None = None) -> TrainingSe
     found = None if upto_seq is None else kept.get((campaign_id, name, upto_seq))
     if found is not None:
         return found.data
-    near = next((one.data for at, one in reversed(kept.items()) if at[:2] == (campaign_id, name)), None)
+    near = next((one.data for at, one in reversed(list(kept.items())) if at[:2] == (campaign_id, name)), None)
     data = bench.history.measurements.training_set(campaign_id, name, upto_seq=upto_seq, near=near)
     if (campaign_id, name, data.upto_seq) in kept:  # nothing has come since
         return kept[campaign_id, name, data.upto_seq].data
     kept[campaign_id, name, data.upto_seq] = _Read(data)
     while len(kept) > REMEMBERED:
-        del kept[next(iter(kept))]
+        kept.pop(next(iter(kept)), None)
     return data
 
 
 def labels_of(bench: Workbench, data: TrainingSet) -> Labels:
     """Return the labels of a training set on the scale that is learned; larger is better. They are shared."""
-    read = (one for one in _read.get(bench.history, {}).values() if one.data is data)
+    read = (one for one in list(_read.get(bench.history, {}).values()) if one.data is data)
     kept = next((one.labels for one in read), {})
     found = kept.get(bench.version.sha256)
     if found is None:

@@ -147,7 +147,7 @@ WORDS: dict[str, dict[str, str]] = {
         "explore": "Share of the batch taken outside the mode of the best; early: in the first rounds.",
         "drift": "Share of the batch that looks for the way off a plateau.",
         "select": "How a batch is chosen from the pool.",
-        "distance": "No two of a batch are nearer, while there are others; auto: a sixteenth of the letters.",
+        "distance": "No two of a batch are nearer, while there are others; auto: a sixteenth of long ones.",
         "replicates": "How often each object of a batch is measured.",
     },
     "BudgetSection": {

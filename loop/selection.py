@@ -14,6 +14,7 @@ from flowscout.errors import ConfigError
 from flowscout.loop.config import BatchSection
 from flowscout.loop.exploration import similarity
 from flowscout.loop.proposers import Problem
+from flowscout.loop.proposers.local_search import LONG
 from flowscout.loop.spaces import SequenceSpace
 from flowscout.surrogates import Surrogate, dpp_batch, greedy_batch
 from flowscout.surrogates.kernels import cholesky
@@ -76,16 +77,15 @@ def choose_batch(
 def least_distance(section: BatchSection, space: Any) -> float | None:
     """Return how far apart objects of a batch are to be, or None where they may be as near as they are.
 
-    `auto` is one letter in `APART` of sequences of one length, where that is more than one: those that rank
-    best are near copies of each other there, and measuring them tells little more than measuring one. In short
-    ones, in other spaces, and where `select` spreads a batch by itself, it is None.
+    `auto` is one letter in `APART`, and at least 2, of sequences of one length that have `LONG` or more: those
+    that rank best are near copies of each other there, and measuring them tells little more than measuring one.
+    In short ones, in other spaces, and where `select` spreads a batch by itself, it is None.
     """
     if section.distance != "auto":
         return section.distance
     if section.select in ("greedy", "dpp") or not isinstance(space, SequenceSpace) or not space.fixed_length:
         return None
-    letters = space.rules.length // APART
-    return float(letters) if letters > 1 else None
+    return float(max(2, space.rules.length // APART)) if space.rules.length >= LONG else None
 
 
 def thompson_batch(

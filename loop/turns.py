@@ -45,6 +45,8 @@ def train_sampler(bench: Workbench, record: RoundRecord, fitted: FitRecord) -> S
         if warm_start is None:
             raise
         logger.warning("no warm start: %s", error)
+    if trained is not None and trained.params.get("warm_start") is False:  # it could not start from these
+        warm_start, parent = None, None
     if trained is None or (not trained.healthy and warm_start is not None):  # a stale start may be worse than none
         warm_start, parent = None, None
         trained = proposer.train(problem, seed=seed, warm_start=None)

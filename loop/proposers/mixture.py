@@ -54,7 +54,7 @@ class MixtureProposer:
         for part in self.parts:
             start = _of(part, warm_start or {}) or None
             trained = part.train(problem, seed=seed, warm_start=start)
-            if not trained.healthy and start is not None:  # a stale start may be worse than none
+            if not trained.healthy and trained.params.get("warm_start"):  # a stale start may be worse than none
                 trained = part.train(problem, seed=seed)
             params[part.kind] = dict(trained.params)
             diagnostics[part.kind] = dict(trained.diagnostics) | {"fallback": not trained.healthy}

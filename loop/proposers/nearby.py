@@ -19,7 +19,7 @@ from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.gflownet.trainer import make_policy
 from flowscout.loop.proposers.gflownet import GFlowNetProposer, diagnostics_of, health_of, is_healthy
 from flowscout.loop.proposers.local_search import LONG
-from flowscout.loop.proposers.protocol import Problem, Samples, Trained
+from flowscout.loop.proposers.protocol import TEST_DRAWS, Problem, Samples, Trained
 from flowscout.loop.spaces import NeighbourhoodSpace, NeighbourState, SequenceSpace, SequenceState
 
 CENTRES = 64
@@ -61,7 +61,7 @@ class NearbyGFlowNetProposer:
         """Train a policy on the reward; judge it on what it draws and on random neighbours."""
         params: dict[str, Any] = asdict(self.settings) | {"steps": self.steps, "warm_start": False}
         if len(problem.labelled) == 0:
-            return Trained({}, problem.reward, params, {"why": "nothing is labelled"}, healthy=False)
+            return Trained({}, problem.reward, params, {"unique_share": 0.0}, healthy=False)
         codes = problem.space.features(problem.labelled[:CENTRES]).long()
         near = _neighbourhood(problem, codes)
         reward = problem.reward.with_exponent(self._exponent(problem, near))
@@ -75,6 +75,7 @@ class NearbyGFlowNetProposer:
             health = health_of(near, log_reward, trainer, seed)
             if is_healthy(health):
                 break
+        health["unique_share"] = _unique_share(problem, near, trainer, seed)
         about = {"n_centres": len(codes), "radius": near.radius, "exponent": reward.exponent}
         about |= {"all_steps": trainer.steps}
         return Trained(
@@ -95,7 +96,9 @@ class NearbyGFlowNetProposer:
         policy.to(problem.device)
         found = draw_from(near, policy, n, generator=Generator(problem.device).manual_seed(seed))
         objects = near.objects(found.states)
-        return Samples(objects, key_log_prob(near, policy, objects))
+        drawn: Any = objects.tokens
+        tokens, place = drawn.unique(dim=0, return_inverse=True)  # one drawn often is asked for once
+        return Samples(objects, key_log_prob(near, policy, near.sequences.of_codes(tokens))[place])
 
     def _exponent(self, problem: Problem, near: NeighbourhoodSpace) -> float:
         if not self.sharpen:
@@ -109,6 +112,16 @@ def is_edited(space: Any) -> bool:
     if not isinstance(space, SequenceSpace) or not space.fixed_length or space.rules.ruled:
         return False
     return space.rules.length >= LONG
+
+
+def _unique_share(
+    problem: Problem, near: NeighbourhoodSpace, trainer: Trainer[NeighbourState], seed: int
+) -> float:
+    """Return the share of different objects among the samples that are not labelled."""
+    known = set(problem.space.keys(problem.labelled))
+    found = trainer.draw(TEST_DRAWS, generator=Generator(problem.device).manual_seed(seed))
+    fresh = [key for key in near.keys(found.states) if key not in known]
+    return len(set(fresh)) / max(1, len(fresh))
 
 
 def key_log_prob(near: NeighbourhoodSpace, policy: Policy, objects: SequenceState) -> Tensor:

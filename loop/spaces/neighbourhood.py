@@ -292,7 +292,8 @@ class NeighbourhoodSpace:
 
     def _read(self, text: object) -> tuple[str, int]:
         """Return the letters of a text, and the number of its centre."""
-        written = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
+        whole = isinstance(text, str) and len(text) != self.length  # letters may be @ and digits
+        written = _WRITTEN.fullmatch(text) if whole and isinstance(text, str) else None
         letters = text if written is None else written["letters"]
         reason = self.sequences.rules.validate(letters)
         if reason is not None:

@@ -246,7 +246,7 @@ class SequenceSpace:
 
     def _write(self, tokens: Tensor) -> list[str]:
         """Return the text of each row of tokens, `b x L`; all at once, as a search writes thousands."""
-        points = self._point_of_code[tokens.cpu()].numpy()
+        points = self._point_of_code[tokens.cpu()].contiguous().numpy()
         texts: list[str] = points.view(f"U{points.shape[1]}").ravel().tolist()  # which end before their blanks
         return texts
 

@@ -64,6 +64,12 @@ def test_it_holds_what_is_near_a_centre_and_nothing_else():
     assert [space.validate(text) is None for text in sequences.decode(everything)] == near.tolist()
 
 
+def test_letters_may_be_those_that_a_centre_is_written_with():
+    space = NeighbourhoodSpace(SequenceSpace("@01", 4), ["01@1", "@@@@"], 1)
+    assert space.key(space.key("01@1@0")) == "01@1"
+    assert space.decode(space.parse(["01@1", "@@@1@1"])) == ["01@1@0", "@@@1@1"]
+
+
 def test_every_state_of_an_object_is_found():
     space = NeighbourhoodSpace(SequenceSpace("dna", 4), ["ACGT", "ACGG", "TTTT"], 1)
     states, row = space.states(space.sequences.parse(["ACGA", "TTTA"]))

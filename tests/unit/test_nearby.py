@@ -8,6 +8,8 @@ import torch
 from flowscout.loop.gflownet import Trainer, draw, exact_law
 from flowscout.loop.proposers import (
     GFlowNetProposer,
+    LocalSearchProposer,
+    MixtureProposer,
     NearbyGFlowNetProposer,
     Problem,
     is_edited,
@@ -97,6 +99,17 @@ def test_it_trains_on_until_it_passes_its_health_check_and_not_for_ever(monkeypa
     monkeypatch.setattr(nearby, "is_healthy", _Judge(False))
     never = proposer.train(made, seed=0)
     assert (never.healthy, never.diagnostics["all_steps"]) == (False, 2 * nearby.PATIENCE)
+
+
+def test_a_start_that_it_cannot_use_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    train = NearbyGFlowNetProposer.train
+    monkeypatch.setattr(nearby, "is_healthy", _Judge(False))
+    monkeypatch.setattr(NearbyGFlowNetProposer, "train", lambda *a, **k: calls.append(k) or train(*a, **k))
+    mixture = MixtureProposer((NearbyGFlowNetProposer(1), LocalSearchProposer(50)), (0.5, 0.5))
+    first = mixture.train(problem(), seed=0)
+    mixture.train(problem(), seed=1, warm_start=dict(first.tensors) | {"gflownet.centres": torch.zeros(1)})
+    assert len(calls) == 2
 
 
 def test_without_labels_there_is_nothing_to_edit() -> None:

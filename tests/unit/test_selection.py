@@ -204,8 +204,8 @@ def test_a_dpp_spreads_a_batch_wider_than_the_objects_of_the_best_rewards() -> N
     ("letters", "section", "apart"),
     [
         (50, {}, 3),
-        (32, {}, 2),
-        (31, {}, None),  # one letter apart are all different objects
+        (20, {}, 2),
+        (19, {}, None),  # short: single edits are wanted there
         (50, {"distance": None}, None),
         (8, {"distance": 3}, 3),
         (50, {"select": "dpp"}, None),
