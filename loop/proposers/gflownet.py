@@ -102,7 +102,7 @@ class GFlowNetProposer:
             exponent = reward.exponent * _START if start is None else float(start)
             reward, adjustments = self._adjust_exponent(trainer, reward.with_exponent(exponent), labelled, seed)
         record = trainer.fit(self.steps)
-        unique = _unique_share(trainer, labelled, seed)
+        unique = unique_share(trainer, labelled, seed)
         health = health_of(problem.space, reward, trainer, seed)
         tensors = dict(trainer.policy.state_dict()) | {_EXPONENT: torch.tensor(reward.exponent)}
         counts = {"unique_share": unique, "adjustments": adjustments, "n_anchors": 0}
@@ -144,7 +144,7 @@ class GFlowNetProposer:
             reward = reward.with_exponent(exponent)
             trainer.log_reward = reward
             self._catch_up(trainer)
-            unique = _unique_share(trainer, labelled, seed)
+            unique = unique_share(trainer, labelled, seed)
             if _within(unique, UNIQUE_RANGE):
                 return reward, tries
             if unique > UNIQUE_RANGE[1]:
@@ -193,7 +193,7 @@ def _key_log_prob(space: EditableSpace[Any], policy: Policy, found: Draw[Any]) -
     return torch.where(twins, torch.logaddexp(found.log_pf, other), found.log_pf)
 
 
-def _unique_share(trainer: Trainer[Any], labelled: Tensor, seed: int) -> float:
+def unique_share(trainer: Trainer[Any], labelled: Tensor, seed: int) -> float:
     """Return the share of different objects among the samples that are not `labelled`, `n` codes of keys."""
     device = trainer.generator.device
     found = trainer.draw(TEST_DRAWS, generator=Generator(device).manual_seed(seed))

@@ -17,9 +17,10 @@ from flowscout.loop.gflownet import Trainer, TrainerSettings, log_prob
 from flowscout.loop.gflownet import draw as draw_from
 from flowscout.loop.gflownet.policy import Policy
 from flowscout.loop.gflownet.trainer import make_policy
-from flowscout.loop.proposers.gflownet import GFlowNetProposer, diagnostics_of, health_of, is_healthy
+from flowscout.loop.proposers.anchors import key_codes
+from flowscout.loop.proposers.gflownet import GFlowNetProposer, diagnostics_of, health_of, is_healthy, unique_share
 from flowscout.loop.proposers.local_search import LONG
-from flowscout.loop.proposers.protocol import TEST_DRAWS, Problem, Samples, Trained
+from flowscout.loop.proposers.protocol import Problem, Samples, Trained
 from flowscout.loop.spaces import NeighbourhoodSpace, NeighbourState, SequenceSpace, SequenceState
 
 CENTRES = 64
@@ -75,7 +76,8 @@ class NearbyGFlowNetProposer:
             health = health_of(near, log_reward, trainer, seed)
             if is_healthy(health):
                 break
-        health["unique_share"] = _unique_share(problem, near, trainer, seed)
+        labelled = key_codes(problem.space, problem.labelled)
+        health["unique_share"] = unique_share(trainer, labelled, seed)
         about = {"n_centres": len(codes), "radius": near.radius, "exponent": reward.exponent}
         about |= {"all_steps": trainer.steps}
         return Trained(
@@ -112,16 +114,6 @@ def is_edited(space: Any) -> bool:
     if not isinstance(space, SequenceSpace) or not space.fixed_length or space.rules.ruled:
         return False
     return space.rules.length >= LONG
-
-
-def _unique_share(
-    problem: Problem, near: NeighbourhoodSpace, trainer: Trainer[NeighbourState], seed: int
-) -> float:
-    """Return the share of different objects among the samples that are not labelled."""
-    known = set(problem.space.keys(problem.labelled))
-    found = trainer.draw(TEST_DRAWS, generator=Generator(problem.device).manual_seed(seed))
-    fresh = [key for key in near.keys(found.states) if key not in known]
-    return len(set(fresh)) / max(1, len(fresh))
 
 
 def key_log_prob(near: NeighbourhoodSpace, policy: Policy, objects: SequenceState) -> Tensor:
