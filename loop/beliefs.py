@@ -15,6 +15,7 @@ from torch import Tensor
 from flowscout.db import FitRecord, RoundRecord, SamplerRecord, TrainingSet
 from flowscout.loop.acquisition_choice import make_acquisition
 from flowscout.loop.fitting import labels_of, load_surrogate, training_set
+from flowscout.loop.gflownet import TrainerSettings
 from flowscout.loop.labels import features_of
 from flowscout.loop.outside import codes_outside, inside
 from flowscout.loop.proposers import (
@@ -134,7 +135,8 @@ def make_proposer(bench: Workbench, kind: str) -> Proposer:
         return make_proposer(bench, "mixture")
     if kind == "gflownet" and section.anchors is None and is_edited(bench.space):
         steps = section.steps if "steps" in section.model_fields_set else NearbyGFlowNetProposer.steps
-        return NearbyGFlowNetProposer(steps, sharpen=adjust)
+        settings = TrainerSettings() if section.loss is None else TrainerSettings(loss=section.loss)
+        return NearbyGFlowNetProposer(steps, sharpen=adjust, settings=settings)
     if kind == "gflownet":
         return GFlowNetProposer(section.steps, adjust=adjust, anchors=section.anchors, loss=section.loss)
     if kind == "mixture":

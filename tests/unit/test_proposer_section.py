@@ -10,6 +10,7 @@ from flowscout.db import ObjectiveRecord, SamplerRecord
 from flowscout.errors import ConfigError
 from flowscout.loop.beliefs import load_surrogate, make_problem, make_proposer
 from flowscout.loop.config import parse_campaign
+from flowscout.loop.gflownet import TrainerSettings
 from flowscout.loop.proposers import (
     ExhaustiveProposer,
     GeneticProposer,
@@ -99,6 +100,10 @@ def test_the_proposer_is_made_as_the_file_says(tmp_path, section, expected):
     [
         ("type: gflownet", NearbyGFlowNetProposer()),
         ("type: gflownet, steps: 70, exponent: 4", NearbyGFlowNetProposer(70, sharpen=False)),
+        (
+            "type: gflownet, loss: log_partition_variance",
+            NearbyGFlowNetProposer(settings=TrainerSettings(loss="log_partition_variance")),
+        ),
         ("type: gflownet, anchors: 0.5", GFlowNetProposer(anchors=0.5)),
         ("type: auto", MixtureProposer((NearbyGFlowNetProposer(), LocalSearchProposer()), (0.5, 0.5))),
     ],
